@@ -1,0 +1,5 @@
+"""The command ``shared-ledger``."""
+
+
+def main() -> None:
+    """Run the command line."""

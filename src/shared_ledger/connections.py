@@ -1,0 +1,79 @@
+"""Which database: a URL, ``DATABASE_URL``, or the embedded PostgreSQL when there is neither."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Engine
+
+from shared_ledger.embedded import Cluster, open_cluster
+from shared_ledger.errors import ConfigurationError
+from shared_ledger.store import connect
+
+DATA_VARIABLE = "SHARED_LEDGER_DATA"
+URL_VARIABLE = "DATABASE_URL"
+
+
+class Database:
+    """A PostgreSQL to connect to; the embedded one runs for as long as this is open."""
+
+    def __init__(self, url: str | None = None, *, data: Path | str | None = None) -> None:
+        url = url or os.environ.get(URL_VARIABLE)
+        self.cluster: Cluster | None = None
+        if url:
+            self.url = libpq_url(url)
+        else:
+            self.cluster = open_cluster(Path(data or os.environ.get(DATA_VARIABLE) or "data"))
+            self.url = self.cluster.url
+
+    @property
+    def embedded(self) -> bool:
+        """Whether it is the embedded PostgreSQL."""
+        return self.cluster is not None
+
+    def close(self) -> None:
+        """Let go of the embedded PostgreSQL; the last one to do so stops it."""
+        if self.cluster is not None:
+            self.cluster.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def libpq_url(url: str) -> str:
+    """Return the URL as PostgreSQL's own library reads it, without the name of a driver.
+
+    Raises
+    ------
+    ConfigurationError
+        If it is not a URL of PostgreSQL. The message does not repeat it: it may hold a password.
+    """
+    scheme, separator, rest = url.partition("://")
+    dialect = scheme.partition("+")[0]
+    if not separator or dialect not in ("postgresql", "postgres"):
+        raise ConfigurationError(
+            "the database URL is not one of PostgreSQL: it begins with postgresql://"
+        )
+    return f"postgresql://{rest}"
+
+
+def make_engine(url: str, *, pool_size: int = 5) -> Engine:
+    """Make an SQLAlchemy engine; connections are opened when they are needed."""
+    return sa.create_engine(
+        "postgresql+psycopg://",
+        creator=lambda: connect(url, autocommit=False),
+        pool_size=pool_size,
+        pool_pre_ping=True,
+    )

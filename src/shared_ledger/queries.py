@@ -1,0 +1,57 @@
+"""The read side: selects over the book, for any connection that SQLAlchemy knows.
+
+The functions return statements and turn rows into the book's nouns; who executes them, and whether
+synchronously, is the caller's affair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import sqlalchemy as sa
+
+from shared_ledger.book import Balance, Page
+from shared_ledger.errors import InvalidPosting
+from shared_ledger.schema import BookTables, select_entries
+from shared_ledger.store import entry_of
+
+MAX_PAGE = 1_000
+
+
+def check_limit(limit: int) -> None:
+    """Raise ``InvalidPosting`` if a page cannot have this many entries."""
+    if type(limit) is not int or not 1 <= limit <= MAX_PAGE:
+        raise InvalidPosting("limit", f"is 1 to {MAX_PAGE} entries, not {limit!r}")
+
+
+def select_balance(tables: BookTables, owner_id: str, asset: str) -> sa.Select[int, int]:
+    """Select the balance of an owner; no row means that he has had nothing yet."""
+    accounts = tables.accounts
+    return sa.select(accounts.c.posted, accounts.c.held).where(
+        accounts.c.owner_id == owner_id, accounts.c.asset == asset
+    )
+
+
+def balance_of(owner_id: str, asset: str, row: Any | None) -> Balance:
+    """Make a balance of the row that ``select_balance`` gave, or of none."""
+    posted, held = (0, 0) if row is None else row
+    return Balance(owner_id, posted, available=posted - held, held=held, asset=asset)
+
+
+def select_history(
+    tables: BookTables, owner_id: str, asset: str, *, limit: int, cursor: int | None
+) -> sa.Select[*tuple[Any, ...]]:
+    """Select one entry more than a page of an owner's history, newest first."""
+    entries = tables.entries
+    select = select_entries(tables).where(entries.c.owner_id == owner_id, entries.c.asset == asset)
+    if cursor is not None:
+        select = select.where(entries.c.id < cursor)
+    return select.order_by(entries.c.id.desc()).limit(limit + 1)
+
+
+def page_of(rows: Iterable[Any], limit: int) -> Page:
+    """Make a page of the rows that ``select_history`` gave."""
+    entries = [entry_of(row) for row in rows]
+    more = len(entries) > limit
+    return Page(entries[:limit], cursor=entries[limit - 1].id if more else None)

@@ -1,0 +1,203 @@
+"""The tables of a book: one PostgreSQL schema holds one book.
+
+These SQLAlchemy tables are the one truth for the queries, for Alembic and for applications that
+join the book with tables of their own. ``book_tables(schema)`` makes them for a schema's name.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import (
+    DDL,
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Index,
+    MetaData,
+    PrimaryKeyConstraint,
+    Sequence,
+    Table,
+    Text,
+    UniqueConstraint,
+    event,
+)
+from sqlalchemy.dialects.postgresql import ENUM, JSONB
+
+from shared_ledger.errors import ConfigurationError
+from shared_ledger.operations import SHARED_OPERATION_VALUES
+
+DEFAULT_SCHEMA = "ledger"
+REVISIONS = ("0001",)
+"""The book's migrations, oldest first; a test holds this against the migrations themselves."""
+
+VERSION_TABLE = "book_version"
+OPERATION_TYPE = "operation"
+NONCE_INDEX = "entries_nonce_key"
+CLAIM_INDEX = "entries_claim_key"
+ENTRIES_ID_SEQUENCE = "entries_id_seq"
+
+_SCHEMA_NAME = re.compile(r"[a-z_][a-z0-9_]{0,62}")
+
+# PostgreSQL compares text by bytes in this collation: fastest, and in the order that Python sorts.
+_IDENTIFIER = Text(collation="C")
+
+APPEND_ONLY_FUNCTION = """
+create or replace function {schema}.refuse_change() returns trigger language plpgsql as $$
+begin
+    raise exception 'entries are append-only: % is refused', tg_op
+        using errcode = 'restrict_violation', hint = 'Post a reversal instead.';
+end
+$$
+"""
+
+# Statement triggers that never fire on INSERT: the hot path pays nothing for them.
+APPEND_ONLY_TRIGGER = """
+create trigger entries_append_only before update or delete or truncate on {schema}.entries
+    for each statement execute function {schema}.refuse_change()
+"""
+
+
+ENTRY_COLUMNS = (
+    "id",
+    "app",
+    "operation",
+    "owner_id",
+    "counterparty",
+    "asset",
+    "amount",
+    "balance_after",
+    "nonce",
+    "created_on",
+    "metadata",
+    "period",
+)
+"""The columns of an entry in the order of the fields of ``book.Entry``."""
+
+
+@dataclass(frozen=True, slots=True)
+class BookTables:
+    """The tables of one book."""
+
+    schema: str
+    metadata: MetaData
+    accounts: Table
+    entries: Table
+    operations: Table
+    entry_ids: Sequence
+
+
+def checked_schema(name: str) -> str:
+    """Return the name if it can be used without quoting anywhere.
+
+    Raises
+    ------
+    ConfigurationError
+        If it is not lower-case letters, digits and underscores.
+    """
+    if not _SCHEMA_NAME.fullmatch(name) or name.startswith("pg_"):
+        raise ConfigurationError(
+            f"the schema {name!r} is not a name of lower-case letters, digits and underscores"
+        )
+    return name
+
+
+@cache
+def book_tables(schema: str = DEFAULT_SCHEMA) -> BookTables:
+    """Return the tables of the book in this schema.
+
+    Raises
+    ------
+    ConfigurationError
+        If the schema's name is not lower-case letters, digits and underscores.
+    """
+    metadata = MetaData(schema=checked_schema(schema))
+    operation = ENUM(
+        *SHARED_OPERATION_VALUES, name=OPERATION_TYPE, schema=schema, metadata=metadata
+    )
+    accounts = Table(
+        "accounts",
+        metadata,
+        Column("posted", BigInteger, nullable=False, server_default="0"),
+        Column("held", BigInteger, nullable=False, server_default="0"),
+        Column("floor", BigInteger),
+        Column("version", BigInteger, nullable=False, server_default="0"),
+        Column("changed_on", DateTime(timezone=True), nullable=False),
+        Column("owner_id", _IDENTIFIER, nullable=False),
+        Column("asset", _IDENTIFIER, nullable=False),
+        PrimaryKeyConstraint("owner_id", "asset", name="accounts_pkey"),
+        CheckConstraint("floor is null or posted - held >= floor", name="accounts_floor_check"),
+        CheckConstraint("held >= 0", name="accounts_held_check"),
+        # Room on each page for the next version of its rows, so that no index changes.
+        postgresql_with={"fillfactor": 50},
+    )
+    entry_ids = Sequence(
+        ENTRIES_ID_SEQUENCE, schema=schema, metadata=metadata, data_type=BigInteger
+    )
+    entries = Table(
+        "entries",
+        metadata,
+        Column("id", BigInteger, nullable=False),
+        Column("amount", BigInteger, nullable=False),
+        Column("balance_after", BigInteger, nullable=False),
+        Column("created_on", DateTime(timezone=True), nullable=False),
+        Column("operation", operation, nullable=False),
+        Column("app", _IDENTIFIER, nullable=False),
+        Column("asset", _IDENTIFIER, nullable=False),
+        Column("owner_id", _IDENTIFIER, nullable=False),
+        Column("counterparty", _IDENTIFIER, nullable=False),
+        Column("nonce", _IDENTIFIER, nullable=False),
+        Column("period", _IDENTIFIER),
+        Column("metadata", JSONB),
+        # An owner's history in order; entries can be spread over nodes by owner.
+        PrimaryKeyConstraint("owner_id", "asset", "id", name="entries_pkey"),
+        UniqueConstraint("owner_id", "app", "nonce", name=NONCE_INDEX),
+        CheckConstraint("left(counterparty, 1) = '@'", name="entries_counterparty_check"),
+    )
+    Index(
+        CLAIM_INDEX,
+        entries.c.owner_id,
+        entries.c.app,
+        entries.c.operation,
+        entries.c.period,
+        unique=True,
+        postgresql_where=entries.c.period.is_not(None),
+    )
+    # Ids grow as rows are appended, so a block range index finds an id at next to no cost.
+    Index(
+        "entries_id_idx",
+        entries.c.id,
+        postgresql_using="brin",
+        postgresql_with={"pages_per_range": 16, "autosummarize": "on"},
+    )
+    operations = Table(
+        "operations",
+        metadata,
+        Column("app", _IDENTIFIER, nullable=False),
+        Column("operation", _IDENTIFIER, nullable=False),
+        PrimaryKeyConstraint("app", "operation", name="operations_pkey"),
+        comment="Which application may post which operation; kept by its migrations.",
+    )
+    for statement in (APPEND_ONLY_FUNCTION, APPEND_ONLY_TRIGGER):
+        event.listen(
+            entries,
+            "after_create",
+            DDL(statement.format(schema=schema).replace("%", "%%")),  # type: ignore[no-untyped-call]  # SQLAlchemy leaves it untyped
+        )
+    return BookTables(schema, metadata, accounts, entries, operations, entry_ids)
+
+
+def select_entries(tables: BookTables) -> sa.Select[*tuple[Any, ...]]:
+    """Select entries, with the columns in the order of ``ENTRY_COLUMNS``."""
+    # As text: the enum in the database knows labels of applications that this program does not.
+    return sa.select(
+        *(
+            sa.cast(column, Text) if column.name == "operation" else column
+            for column in (tables.entries.c[name] for name in ENTRY_COLUMNS)
+        )
+    )

@@ -1,0 +1,91 @@
+"""The FastAPI application over one ledger."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from starlette.responses import Response
+
+from shared_ledger import __version__
+from shared_ledger.ledger import Ledger
+from shared_ledger.operations import Application
+from shared_ledger.service import problems, routes
+from shared_ledger.service.auth import HEADER
+from shared_ledger.service.metrics import MeasuredRequests, Metrics
+from shared_ledger.settings import Settings
+
+DESCRIPTION = """
+One credits ledger for all of a team's applications: typed operations, posted exactly once, never
+overspent. Send the service's key in the header `x-token`.
+"""
+
+
+def create_app(
+    application: Application[Any],
+    settings: Settings,
+    *,
+    on_ready: Callable[[Ledger[Any]], None] = lambda _: None,
+) -> FastAPI:
+    """Make the service of one application; the ledger is open while it runs.
+
+    ``on_ready`` is called with the ledger when it is open and requests can be answered.
+    """
+    metrics = Metrics(lambda: app.state.ledger.queued if hasattr(app.state, "ledger") else 0)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with Ledger(
+            application,
+            settings.url,
+            data=settings.shared_ledger_data,
+            schema=settings.shared_ledger_schema,
+            observe=metrics.batch,
+        ) as ledger:
+            app.state.ledger = ledger
+            on_ready(ledger)
+            yield
+
+    app = FastAPI(
+        title="Shared Ledger",
+        version=__version__,
+        description=DESCRIPTION.strip(),
+        lifespan=lifespan,
+        redirect_slashes=False,
+    )
+    app.state.token = settings.api_token.get_secret_value().encode()
+    problems.install(app)
+    app.include_router(routes.router)
+
+    @app.get("/health", tags=["operation"], operation_id="health", summary="Is it alive?")
+    async def health() -> dict[str, str]:
+        return {"status": "ok", "version": __version__}
+
+    @app.get("/metrics", tags=["operation"], operation_id="metrics", summary="Prometheus metrics")
+    async def show_metrics() -> Response:
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    app.add_middleware(MeasuredRequests, metrics=metrics)
+    _document(app)
+    return app
+
+
+def _document(app: FastAPI) -> None:
+    """Add to the generated description what the bare routes refer to."""
+    generate = app.openapi
+
+    def described() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            schema = generate()
+            components = schema.setdefault("components", {})
+            components.setdefault("schemas", {}).update(routes.schemas())
+            components["securitySchemes"] = {
+                HEADER: {"type": "apiKey", "in": "header", "name": HEADER}
+            }
+            app.openapi_schema = schema
+        return app.openapi_schema
+
+    app.openapi = described  # type: ignore[method-assign]  # FastAPI's documented way to extend it

@@ -1,0 +1,28 @@
+"""Who may call: services, by the key in the header ``x-token``."""
+
+from __future__ import annotations
+
+import hmac
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+HEADER = "x-token"
+
+
+def require_service(request: Request) -> None:
+    """Let the request pass if it carries the service's key.
+
+    Raises
+    ------
+    HTTPException
+        401 without a key or with a wrong one.
+    """
+    given = request.headers.get(HEADER, "").encode("latin-1")
+    # Compared in constant time: the time an answer takes must not tell how much was right.
+    if not hmac.compare_digest(given, request.app.state.token):
+        raise HTTPException(
+            401,
+            f"the header {HEADER} is missing or wrong",
+            headers={"WWW-Authenticate": f'ApiKey realm="{HEADER}"'},
+        )

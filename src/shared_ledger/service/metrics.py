@@ -1,0 +1,137 @@
+"""Prometheus metrics of one process."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter as Tally
+from collections.abc import Callable
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+)
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from shared_ledger.book import Posted
+from shared_ledger.errors import Refusal
+from shared_ledger.writer import BatchReport
+
+# When a series began is of no use here, and doubles what is scraped.
+disable_created_metrics()  # type: ignore[no-untyped-call]  # the library left it untyped
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+_SIZES = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000)
+
+
+class Metrics:
+    """The metrics of one service, in a registry of their own."""
+
+    def __init__(self, queued: Callable[[], int]) -> None:
+        self.registry = CollectorRegistry()
+        self._entries = Counter(
+            "shared_ledger_entries",
+            "Entries written.",
+            ["app", "operation"],
+            registry=self.registry,
+        )
+        self._replays = Counter(
+            "shared_ledger_replays",
+            "Postings that had been posted before.",
+            ["app", "operation"],
+            registry=self.registry,
+        )
+        self._refusals = Counter(
+            "shared_ledger_refusals",
+            "Postings refused, by reason.",
+            ["app", "operation", "reason"],
+            registry=self.registry,
+        )
+        self._batch_size = Histogram(
+            "shared_ledger_batch_size",
+            "Postings in one transaction.",
+            buckets=_SIZES,
+            registry=self.registry,
+        )
+        self._batch_seconds = Histogram(
+            "shared_ledger_batch_seconds",
+            "Time to load, decide, save and commit one batch.",
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._requests = Counter(
+            "shared_ledger_http_requests",
+            "HTTP requests answered.",
+            ["method", "route", "status"],
+            registry=self.registry,
+        )
+        self._request_seconds = Histogram(
+            "shared_ledger_http_request_seconds",
+            "Time to answer an HTTP request.",
+            ["method", "route"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        queue = Gauge(
+            "shared_ledger_queue_depth",
+            "Postings that wait or are being written.",
+            registry=self.registry,
+        )
+        queue.set_function(queued)
+
+    def batch(self, report: BatchReport) -> None:
+        """Count what a lane did: once per batch, not once per posting."""
+        self._batch_size.observe(len(report.commands))
+        self._batch_seconds.observe(report.seconds)
+        tally: Tally[tuple[str, str, str]] = Tally()
+        # A batch that failed has no outcome for some of its commands.
+        for command, outcome in zip(report.commands, report.outcomes, strict=False):
+            if isinstance(outcome, Posted):
+                kind = "replay" if outcome.replayed else "entry"
+            else:
+                kind = outcome.code if isinstance(outcome, Refusal) else "failed"
+            tally[command.app, command.operation, kind] += 1
+        for (app, operation, kind), count in tally.items():
+            if kind == "entry":
+                self._entries.labels(app, operation).inc(count)
+            elif kind == "replay":
+                self._replays.labels(app, operation).inc(count)
+            else:
+                self._refusals.labels(app, operation, kind).inc(count)
+
+    def request(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count one HTTP request; ``route`` is the path's pattern, not the path."""
+        self._requests.labels(method, route, status).inc()
+        self._request_seconds.labels(method, route).observe(seconds)
+
+
+class MeasuredRequests:
+    """ASGI middleware that counts and times requests."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request and count it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        status = 500
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noted)
+        finally:
+            # A path that no route knows has no pattern, and must not become a label of its own.
+            route = getattr(scope.get("route"), "path", "unknown")
+            seconds = time.perf_counter() - began
+            self._metrics.request(scope["method"], route, status, seconds)

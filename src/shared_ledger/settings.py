@@ -1,0 +1,116 @@
+"""The configuration of the service and the command line: the environment, and a file ``.env``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+from urllib.parse import quote
+
+from pydantic import SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from shared_ledger.connections import libpq_url
+from shared_ledger.errors import ConfigurationError
+from shared_ledger.schema import DEFAULT_SCHEMA, checked_schema
+
+DEVELOPMENT_TOKEN = "secret-token"  # noqa: S105  # Known to everybody, and refused in production.
+MIN_TOKEN_LENGTH = 16
+MAX_PORT = 65535
+
+
+class Settings(BaseSettings):
+    """Where the book is, and how it is served. Each field is the environment variable of its name.
+
+    ``DATABASE_URL`` (or the five ``DB_…``) names the database; without it an embedded PostgreSQL
+    keeps its files in ``SHARED_LEDGER_DATA``.
+    """
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore")
+
+    database_url: SecretStr | None = None
+    db_host: str | None = None
+    db_port: int = 5432
+    db_name: str = "postgres"
+    db_user: str = "postgres"
+    db_password: SecretStr = SecretStr("")
+    shared_ledger_data: Path = Path("data")
+    shared_ledger_schema: str = DEFAULT_SCHEMA
+
+    environment: Literal["development", "production"] = "development"
+    api_token: SecretStr = SecretStr(DEVELOPMENT_TOKEN)
+    host: str = "127.0.0.1"
+    port: int = 8000
+
+    @property
+    def url(self) -> str | None:
+        """The database's URL; ``None`` is the embedded PostgreSQL. It may hold a password."""
+        if self.database_url is not None and self.database_url.get_secret_value():
+            return self.database_url.get_secret_value()
+        if not self.db_host:
+            return None
+        user = quote(self.db_user, safe="")
+        password = quote(self.db_password.get_secret_value(), safe="")
+        name = quote(self.db_name, safe="")
+        return f"postgresql://{user}:{password}@{self.db_host}:{self.db_port}/{name}"
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_postgresql(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and url.get_secret_value():
+            _sentence(libpq_url, url.get_secret_value())
+        return url
+
+    @field_validator("shared_ledger_schema")
+    @classmethod
+    def _is_schema(cls, name: str) -> str:
+        _sentence(checked_schema, name)
+        return name
+
+    @field_validator("port", "db_port")
+    @classmethod
+    def _is_port(cls, port: int) -> int:
+        if not 0 <= port <= MAX_PORT:
+            raise ValueError("is a number from 0 to 65535")
+        return port
+
+    @model_validator(mode="after")
+    def _no_default_secret_in_production(self) -> Settings:
+        token = self.api_token.get_secret_value()
+        if self.environment == "production" and (
+            token == DEVELOPMENT_TOKEN or len(token) < MIN_TOKEN_LENGTH
+        ):
+            raise ValueError(
+                f"API_TOKEN must be set to a secret of at least {MIN_TOKEN_LENGTH} characters "
+                "in production"
+            )
+        if not token:
+            raise ValueError("API_TOKEN is empty")
+        return self
+
+
+def _sentence(check: Callable[[str], object], value: str) -> None:
+    """Run one of the library's checks, whose errors pydantic does not know."""
+    try:
+        check(value)
+    except ConfigurationError as error:
+        raise ValueError(str(error)) from None
+
+
+def load_settings() -> Settings:
+    """Read the settings.
+
+    Raises
+    ------
+    ConfigurationError
+        One line that names every variable that is wrong, and shows no secret.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        problems = []
+        for problem in error.errors(include_url=False, include_input=False):
+            name = ".".join(str(part).upper() for part in problem["loc"])
+            sentence = problem["msg"].removeprefix("Value error, ")
+            problems.append(f"{name}: {sentence}" if name else sentence)
+        raise ConfigurationError("; ".join(problems)) from None

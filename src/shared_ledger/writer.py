@@ -1,0 +1,384 @@
+"""Group commit: the postings that wait are written together, and one commit serves them all.
+
+A writer has lanes. A lane is a thread with a queue and a connection: it takes everything that is
+waiting (up to a limit), loads, decides, saves, commits, and answers every caller. A posting goes to
+the lane of its owner, so that two lanes seldom want the same account, and one decides while the
+database works for another (docs/decisions/0002). Lanes and processes need not know of each other:
+the database's locks decide between them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from shared_ledger.book import Outcome
+from shared_ledger.decide import Command, decide
+from shared_ledger.errors import (
+    AccountBusy,
+    LedgerClosed,
+    LedgerError,
+    LedgerOverloaded,
+    LedgerUnavailable,
+    RejectedByDatabase,
+)
+from shared_ledger.store import Conflict, Rejected, Store, Unreachable
+
+LANES = 2
+MAX_BATCH = 5_000
+MAX_QUEUE = 50_000
+GIVE_UP_AFTER_S = 10.0
+FIRST_PAUSE_S = 0.05
+LAST_PAUSE_S = 1.0
+MAX_CONFLICTS = 20
+# After a replay more are likely, so nonces are looked up before writing for that many batches.
+CAREFUL_BATCHES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReport:
+    """What a lane did with one batch, for metrics."""
+
+    outcomes: Sequence[Outcome]
+    commands: Sequence[Command]
+    seconds: float
+    queued: int
+
+
+class _Single:
+    """One command of one coroutine."""
+
+    __slots__ = ("commands", "future", "loop")
+
+    def __init__(
+        self,
+        commands: tuple[Command],
+        loop: asyncio.AbstractEventLoop,
+        future: asyncio.Future[Outcome],
+    ) -> None:
+        self.commands = commands
+        self.loop = loop
+        self.future = future
+
+
+class _Part:
+    """The commands of a batch that go to one lane."""
+
+    __slots__ = ("commands", "positions", "whole")
+
+    def __init__(
+        self, commands: Sequence[Command], positions: Sequence[int] | None, whole: _Whole
+    ) -> None:
+        self.commands = commands
+        self.positions = positions
+        self.whole = whole
+
+
+class _Whole:
+    """A caller's batch: answered when its last part is."""
+
+    __slots__ = ("_failure", "_lock", "_outcomes", "_waiting", "future")
+
+    def __init__(self, size: int, parts: int) -> None:
+        self.future: Future[list[Outcome]] = Future()
+        self._outcomes: list[Any] = [None] * size
+        self._waiting = parts
+        self._failure: LedgerError | None = None
+        self._lock = threading.Lock()
+
+    def answer(
+        self,
+        positions: Sequence[int] | None,
+        outcomes: list[Outcome],
+        failure: LedgerError | None,
+    ) -> None:
+        with self._lock:
+            if failure is not None:
+                self._failure = failure
+            elif positions is None:
+                self._outcomes = outcomes
+            else:
+                for position, outcome in zip(positions, outcomes, strict=True):
+                    self._outcomes[position] = outcome
+            self._waiting -= 1
+            last = self._waiting == 0
+        if last and self.future.set_running_or_notify_cancel():
+            if self._failure is not None:
+                self.future.set_exception(self._failure)
+            else:
+                self.future.set_result(self._outcomes)
+
+
+_Job = _Single | _Part
+
+
+class _Lane(threading.Thread):
+    """One thread, one connection, one queue."""
+
+    def __init__(
+        self,
+        number: int,
+        connect: Callable[[], Store],
+        gate: threading.Lock,
+        *,
+        max_batch: int,
+        observe: Callable[[BatchReport], None] | None,
+    ) -> None:
+        super().__init__(name=f"shared-ledger-writer-{number}", daemon=True)
+        self.queued = 0
+        """How many commands wait or are being written; changed behind the writer's gate."""
+        self._connect = connect
+        self._store: Store | None = None
+        self._gate = gate
+        self._max_batch = max_batch
+        self._observe = observe
+        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._careful = 0
+        self._reachable = True
+
+    def put(self, job: _Job | None) -> None:
+        """Take a job; ``None`` is the last one, after which the lane ends."""
+        if job is not None:
+            self.queued += len(job.commands)
+        self._jobs.put(job)
+
+    def run(self) -> None:
+        open_ = True
+        while open_:
+            job = self._jobs.get()
+            jobs: list[_Job] = []
+            size = 0
+            while job is not None:
+                jobs.append(job)
+                size += len(job.commands)
+                if size >= self._max_batch:
+                    break
+                try:
+                    job = self._jobs.get_nowait()
+                except Empty:
+                    break
+            else:
+                open_ = False
+            if jobs:
+                self._serve(jobs)
+        if self._store is not None:
+            self._store.close()
+
+    def _serve(self, jobs: list[_Job]) -> None:
+        commands = [command for job in jobs for command in job.commands]
+        began = time.monotonic()
+        outcomes: list[Outcome] = []
+        failure: LedgerError | None = None
+        try:
+            for start in range(0, len(commands), self._max_batch):
+                outcomes += self._write(commands[start : start + self._max_batch])
+        except LedgerError as error:
+            failure = error
+        except Exception as error:  # noqa: BLE001  # A lane that died would leave its callers waiting.
+            if self._store is not None:
+                self._store.close()
+                self._store = None
+            failure = LedgerUnavailable(f"the writer failed: {type(error).__name__}: {error}")
+            failure.__cause__ = error
+        with self._gate:
+            self.queued -= len(commands)
+        if self._observe is not None:
+            seconds = time.monotonic() - began
+            self._observe(BatchReport(outcomes, commands, seconds, self.queued))
+        _answer(jobs, outcomes, failure)
+
+    def _write(self, commands: Sequence[Command]) -> list[Outcome]:
+        """Write one batch, retrying what can be retried: nonces make that safe."""
+        give_up_at = time.monotonic() + (GIVE_UP_AFTER_S if self._reachable else 0)
+        pause = FIRST_PAUSE_S
+        conflicts = 0
+        retry = False
+        while True:
+            try:
+                outcomes = self._try(commands, careful=retry or self._careful > 0)
+            except Conflict as error:
+                retry = True
+                conflicts += 1
+                if conflicts > MAX_CONFLICTS:
+                    return self._split(commands, Rejected(str(error), busy=True))
+            except Rejected as error:
+                return self._split(commands, error)
+            except (Unreachable, LedgerUnavailable) as error:
+                self._store = None
+                # Whether the batch was committed is not known: look its nonces up next time.
+                retry = True
+                if time.monotonic() >= give_up_at:
+                    self._reachable = False
+                    raise LedgerUnavailable(str(error)) from error
+                time.sleep(pause)
+                pause = min(2 * pause, LAST_PAUSE_S)
+            else:
+                self._reachable = True
+                return outcomes
+
+    def _try(self, commands: Sequence[Command], *, careful: bool) -> list[Outcome]:
+        if self._store is None:
+            self._store = self._connect()
+        book = self._store.load(commands, careful=careful)
+        outcomes, changes = decide(book, commands)
+        self._store.save(book, changes)
+        if careful:
+            self._careful = CAREFUL_BATCHES if book.entries else max(self._careful - 1, 0)
+        return outcomes
+
+    def _split(self, commands: Sequence[Command], error: Rejected) -> list[Outcome]:
+        """Find the commands that the database refuses; the others are written."""
+        if len(commands) > 1:
+            middle = len(commands) // 2
+            return self._write(commands[:middle]) + self._write(commands[middle:])
+        command = commands[0]
+        if error.busy:
+            return [AccountBusy(command.owner_id)]
+        return [RejectedByDatabase(command.owner_id, command.nonce, reason=str(error))]
+
+
+def _answer(jobs: Sequence[_Job], outcomes: list[Outcome], failure: LedgerError | None) -> None:
+    """Answer the jobs that were written whole, and tell the others why they were not."""
+    loops: dict[asyncio.AbstractEventLoop, list[_Resolution]] = {}
+    start = 0
+    for job in jobs:
+        end = start + len(job.commands)
+        written = end <= len(outcomes)
+        if isinstance(job, _Single):
+            resolution = (job.future, outcomes[start] if written else None, failure)
+            loops.setdefault(job.loop, []).append(resolution)
+        else:
+            job.whole.answer(job.positions, outcomes[start:end], None if written else failure)
+        start = end
+    for loop, resolutions in loops.items():
+        # One call into the loop for the whole batch, not one for each caller. A loop that was
+        # closed while its callers waited has nobody left to be told.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(_resolve, resolutions)
+
+
+_Resolution = tuple[asyncio.Future[Outcome], Outcome | None, LedgerError | None]
+
+
+def _resolve(resolutions: list[_Resolution]) -> None:
+    for future, outcome, failure in resolutions:
+        if future.done():
+            continue
+        if outcome is not None:
+            future.set_result(outcome)
+        elif failure is not None:
+            future.set_exception(failure)
+
+
+class Writer:
+    """The writer of one process: ``submit`` from threads, ``submit_async`` from coroutines.
+
+    Parameters
+    ----------
+    connect
+        Opens a connection to the book; called by each lane, and again when a connection is lost.
+    lanes
+        How many threads and connections.
+    max_batch, max_queue
+        The most commands in one transaction, and waiting in one lane.
+    observe
+        Called by the lanes' threads after each batch.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Store],
+        *,
+        lanes: int = LANES,
+        max_batch: int = MAX_BATCH,
+        max_queue: int = MAX_QUEUE,
+        observe: Callable[[BatchReport], None] | None = None,
+    ) -> None:
+        self._process = os.getpid()
+        self._gate = threading.Lock()
+        self._closed = False
+        self._max_queue = max_queue
+        self._lanes = [
+            _Lane(number, connect, self._gate, max_batch=max_batch, observe=observe)
+            for number in range(lanes)
+        ]
+        for lane in self._lanes:
+            lane.start()
+
+    @property
+    def queued(self) -> int:
+        """How many commands wait or are being written."""
+        return sum(lane.queued for lane in self._lanes)
+
+    def submit(self, commands: Sequence[Command]) -> Future[list[Outcome]]:
+        """Queue commands; the future gives an outcome for each, in order.
+
+        Raises
+        ------
+        LedgerOverloaded
+            If a queue is full; nothing was queued.
+        LedgerClosed
+            If the writer is closed, or was opened by another process.
+        """
+        positions: dict[_Lane, list[int]] = {}
+        for position, command in enumerate(commands):
+            positions.setdefault(self._lane_of(command), []).append(position)
+        whole = _Whole(len(commands), len(positions))
+        if len(positions) == 1:
+            self._put({lane: _Part(commands, None, whole) for lane in positions})
+        elif positions:
+            self._put(
+                {
+                    lane: _Part([commands[index] for index in indices], indices, whole)
+                    for lane, indices in positions.items()
+                }
+            )
+        else:
+            whole.future.set_result([])
+        return whole.future
+
+    def submit_async(self, command: Command) -> asyncio.Future[Outcome]:
+        """Queue one command for the running event loop; raises as ``submit``."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Outcome] = loop.create_future()
+        self._put({self._lane_of(command): _Single((command,), loop, future)})
+        return future
+
+    def close(self) -> None:
+        """Write what was taken, answer it, and close the connections."""
+        with self._gate:
+            if not self._closed:
+                self._closed = True
+                for lane in self._lanes:
+                    lane.put(None)
+        if os.getpid() == self._process:
+            for lane in self._lanes:
+                lane.join()
+
+    def _put(self, jobs: Mapping[_Lane, _Job]) -> None:
+        """Queue all of the jobs or none."""
+        # Threads do not survive a fork: what the child queued would wait for ever.
+        if os.getpid() != self._process:
+            raise LedgerClosed(
+                "the ledger was opened before this process was forked: open it after"
+            )
+        with self._gate:
+            if self._closed:
+                raise LedgerClosed
+            for lane, job in jobs.items():
+                # A batch larger than the whole queue is taken when nothing else waits.
+                if lane.queued and lane.queued + len(job.commands) > self._max_queue:
+                    raise LedgerOverloaded
+            for lane, job in jobs.items():
+                lane.put(job)
+
+    def _lane_of(self, command: Command) -> _Lane:
+        return self._lanes[hash(command.owner_id) % len(self._lanes)]
