@@ -24,6 +24,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 import msgspec
@@ -50,6 +51,7 @@ from shared_ledger.operations import INT64_MAX, INT64_MIN, Application, Once, Ru
 
 MAX_ID_LENGTH = 255
 MAX_METADATA_BYTES = 8 * 1024
+MAX_METADATA_DEPTH = 64
 
 # jsonb cannot hold a NUL: an odd number of backslashes before u0000 is one.
 _NUL_IN_JSON = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
@@ -82,15 +84,13 @@ def command_of(application: Application[Any], posting: Posting[Any]) -> Command:
     rule = application.rules.get(operation) if isinstance(operation, str) else None
     if rule is None:
         raise application.unknown_operation(operation)
-    owner_id = posting.owner_id
-    check_owner_id(owner_id)
-    nonce = posting.nonce
-    _check_text("nonce", nonce)
+    owner_id = check_owner_id(posting.owner_id)
+    nonce = _checked_text("nonce", posting.nonce)
     amount = posting.amount
     metadata = posting.metadata
     return Command(
         application.name,
-        str(operation),
+        str.__str__(operation),
         owner_id,
         nonce,
         rule.minimum
@@ -104,16 +104,17 @@ def command_of(application: Application[Any], posting: Posting[Any]) -> Command:
     )
 
 
-def check_owner_id(owner_id: str) -> None:
-    """Raise ``InvalidPosting`` if this cannot be an owner's id."""
-    _check_text("owner_id", owner_id)
+def check_owner_id(owner_id: str) -> str:
+    """Return the id; raise ``InvalidPosting`` if it cannot be an owner's."""
+    owner_id = _checked_text("owner_id", owner_id)
     if owner_id[0] == "@":
         raise InvalidPosting("owner_id", "begins with '@', which is kept for system accounts")
     if not owner_id.isascii() and not unicodedata.is_normalized("NFC", owner_id):
         raise InvalidPosting("owner_id", "is not in Unicode's normal form NFC; normalise it first")
+    return owner_id
 
 
-def _check_text(name: str, text: object) -> None:
+def _checked_text(name: str, text: object) -> str:
     if not isinstance(text, str):
         raise InvalidPosting(name, f"is a string, not {type(text).__name__}")
     if not text:
@@ -124,6 +125,9 @@ def _check_text(name: str, text: object) -> None:
         raise InvalidPosting(name, "holds a control character or another that cannot be printed")
     if text[0] == " " or text[-1] == " ":
         raise InvalidPosting(name, "begins or ends with a space")
+    # Plain, since a member of another enum of strings is written as its name by some and as its
+    # value by others.
+    return str.__str__(text)
 
 
 def _checked_amount(rule: Rule, amount: object) -> int:
@@ -149,7 +153,8 @@ def _checked_metadata(metadata: object) -> str:
         raise InvalidPosting("metadata", f"is a JSON object, not {type(metadata).__name__}")
     try:
         text = json_text(metadata)
-        faithful = json.loads(text) == metadata
+        value = json.loads(text)
+        faithful = value == metadata
         size = len(text.encode())
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidPosting("metadata", f"is not JSON: {error}") from None
@@ -159,12 +164,44 @@ def _checked_metadata(metadata: object) -> str:
         raise InvalidPosting("metadata", f"is {size} bytes of JSON, over {MAX_METADATA_BYTES}")
     if _NUL_IN_JSON.search(text):
         raise InvalidPosting("metadata", "holds a NUL character")
+    # What the caller's stack could hold might be too deep for that of whoever reads it.
+    if text.count("[") + text.count("{") > MAX_METADATA_DEPTH < _depth(value):
+        raise InvalidPosting("metadata", f"is nested deeper than {MAX_METADATA_DEPTH} levels")
     return text
+
+
+def _depth(value: Any) -> int:
+    depth, level = 0, [value]
+    while level := [node for node in level if isinstance(node, dict | list)]:
+        depth += 1
+        level = [
+            child for node in level for child in (node.values() if isinstance(node, dict) else node)
+        ]
+    return depth
 
 
 def json_text(value: Mapping[str, Any]) -> str:
     """Write a JSON object on one line."""
     return json.dumps(dict(value), allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+
+
+def _as_stored(text: str) -> Any:
+    """Read JSON as the database gives it back: 1e+23 comes as a whole number of 24 digits."""
+    return json.loads(
+        text, parse_float=lambda digits: int(Decimal(digits)) if "e+" in digits else float(digits)
+    )
+
+
+def _comparable(metadata: Mapping[str, Any] | None) -> Any:
+    """Return what is equal for equal JSON alone: 1 is 1.0 and is not true."""
+    if metadata is None:
+        return None
+    return json.loads(json_text(metadata), parse_int=_number, parse_float=_number)
+
+
+def _number(digits: str) -> tuple[Decimal]:
+    # In a tuple, which JSON has not, because Python takes true for 1.
+    return (Decimal(digits),)
 
 
 @dataclass(slots=True)
@@ -200,68 +237,88 @@ class Changes:
     ``system`` is what system accounts gain.
     """
 
-    entries: list[Entry]
-    posted: dict[AccountKey, int]
-    opened: dict[AccountKey, int]
-    system: dict[AccountKey, int]
+    entries: list[Entry] = field(default_factory=list)
+    posted: dict[AccountKey, int] = field(default_factory=dict)
+    opened: dict[AccountKey, int] = field(default_factory=dict)
+    system: dict[AccountKey, int] = field(default_factory=dict)
 
 
 def decide(book: Book, commands: Sequence[Command]) -> tuple[list[Outcome], Changes]:
     """Decide every command in order; return an outcome for each, and what to write."""
-    now = book.now
-    ids = iter(book.ids)
-    known = dict(book.entries)
-    claims = dict(book.claims)
-    balances: dict[AccountKey, int] = {}
-    system: dict[AccountKey, int] = {}
-    entries: list[Entry] = []
-    outcomes: list[Outcome] = []
-    for command in commands:
-        owner_id, app, asset, amount = command.owner_id, command.app, command.asset, command.amount
-        nonce_key = (owner_id, app, command.nonce)
-        recorded = known.get(nonce_key)
-        if recorded is not None:
-            outcomes.append(replay(recorded, command))
-            continue
-        key = (owner_id, asset)
-        account = book.accounts.get(key) or Account(owner_id, asset)
-        posted = balances.get(key, account.posted)
-        # A clock that was set back does not make an account's time run backwards.
-        changed_on = account.changed_on
-        created_on = now if changed_on is None or changed_on <= now else changed_on
-        period = None
-        refusal = refuse_amount(command, account, posted)
-        if command.once is not None:
-            period = period_of(command.once, created_on)
-            claim_key = (owner_id, app, command.operation)
-            refusal = refuse_claim(command, period, claims.get(claim_key)) or refusal
-            if refusal is None:
-                claims[claim_key] = period
-        if refusal is not None:
-            outcomes.append(refusal)
-            continue
-        entry = Entry(
-            next(ids),
-            app,
-            command.operation,
-            owner_id,
-            command.counterparty,
-            asset,
-            amount,
-            posted + amount,
-            command.nonce,
-            created_on,
-            None if command.metadata is None else json.loads(command.metadata),
-            period,
-        )
-        known[nonce_key] = entry
-        balances[key] = posted + amount
-        counterparty = (command.counterparty, asset)
-        system[counterparty] = system.get(counterparty, 0) - amount
-        entries.append(entry)
-        outcomes.append(Posted(entry))
-    opened = {key: balances.pop(key) for key in list(balances) if key not in book.accounts}
-    return outcomes, Changes(entries, balances, opened, system)
+    decision = Decision(book)
+    return decision.take(commands), decision.changes
+
+
+class Decision:
+    """Decisions on one book, some commands at a time; those to come see those that were taken.
+
+    A writer that takes a batch in pieces can write one piece while it decides the next.
+    """
+
+    __slots__ = ("_book", "_claims", "_ids", "_known", "changes")
+
+    def __init__(self, book: Book) -> None:
+        self.changes = Changes()
+        self._book = book
+        self._ids = iter(book.ids)
+        self._known = dict(book.entries)
+        self._claims = dict(book.claims)
+
+    def take(self, commands: Iterable[Command]) -> list[Outcome]:
+        """Decide these commands in order; the changes grow by what they do."""
+        book, known, claims, changes = self._book, self._known, self._claims, self.changes
+        now, accounts, system = book.now, book.accounts, changes.system
+        outcomes: list[Outcome] = []
+        for command in commands:
+            owner_id, app, asset = command.owner_id, command.app, command.asset
+            nonce_key = (owner_id, app, command.nonce)
+            recorded = known.get(nonce_key)
+            if recorded is not None:
+                outcomes.append(replay(recorded, command))
+                continue
+            key = (owner_id, asset)
+            account = accounts.get(key)
+            if account is None:
+                account, balances = Account(owner_id, asset), changes.opened
+            else:
+                balances = changes.posted
+            posted = balances.get(key, account.posted)
+            # A clock that was set back does not make an account's time run backwards.
+            changed_on = account.changed_on
+            created_on = now if changed_on is None or changed_on <= now else changed_on
+            period = None
+            refusal = refuse_amount(command, account, posted)
+            if command.once is not None:
+                period = period_of(command.once, created_on)
+                claim_key = (owner_id, app, command.operation)
+                refusal = refuse_claim(command, period, claims.get(claim_key)) or refusal
+                if refusal is None:
+                    claims[claim_key] = period
+            if refusal is not None:
+                outcomes.append(refusal)
+                continue
+            amount = command.amount
+            entry = Entry(
+                next(self._ids),
+                app,
+                command.operation,
+                owner_id,
+                command.counterparty,
+                asset,
+                amount,
+                posted + amount,
+                command.nonce,
+                created_on,
+                None if command.metadata is None else _as_stored(command.metadata),
+                period,
+            )
+            known[nonce_key] = entry
+            balances[key] = posted + amount
+            counterparty = (command.counterparty, asset)
+            system[counterparty] = system.get(counterparty, 0) - amount
+            changes.entries.append(entry)
+            outcomes.append(Posted(entry))
+        return outcomes
 
 
 def replay(recorded: Entry, command: Command) -> Outcome:
@@ -269,15 +326,14 @@ def replay(recorded: Entry, command: Command) -> Outcome:
 
     An amount that was left out agrees with any: it asks for the amount that the rule gave then.
     """
-    given = command.metadata
-    metadata = None if given is None else json.loads(given)
+    metadata = None if command.metadata is None else _as_stored(command.metadata)
     for name, before, now in (
         ("operation", recorded.operation, command.operation),
         ("asset", recorded.asset, command.asset),
         ("amount", recorded.amount, command.amount if command.amount_given else recorded.amount),
         ("metadata", recorded.metadata, metadata),
     ):
-        if before != now:
+        if before != now or (name == "metadata" and _comparable(before) != _comparable(now)):
             return NonceReused(
                 command.owner_id, command.nonce, field=name, recorded=before, given=now
             )

@@ -19,13 +19,8 @@ from shared_ledger.connections import Database, make_engine
 from shared_ledger.decide import Command, check_owner_id, command_of
 from shared_ledger.errors import LedgerUnavailable, Refusal
 from shared_ledger.operations import CREDITS, Application, OperationT
-from shared_ledger.queries import (
-    balance_of,
-    check_limit,
-    page_of,
-    select_balance,
-    select_history,
-)
+from shared_ledger.queries import check_limit, page_of, select_history
+from shared_ledger.reader import Reader
 from shared_ledger.schema import DEFAULT_SCHEMA, book_tables
 from shared_ledger.store import Store
 from shared_ledger.transaction import post_within
@@ -97,6 +92,7 @@ class Ledger(Generic[OperationT]):
             max_queue=max_queue,
             observe=observe,
         )
+        self._reader = Reader(lambda: Store(database_url, schema))
 
     @property
     def url(self) -> str:
@@ -184,14 +180,11 @@ class Ledger(Generic[OperationT]):
         LedgerUnavailable
             If the database cannot be reached.
         """
-        check_owner_id(owner_id)
-        with _Reading(), self._engine.connect() as connection:
-            row = connection.execute(select_balance(self.tables, owner_id, asset)).one_or_none()
-        return balance_of(owner_id, asset, row)
+        return self._reader.submit((check_owner_id(owner_id), asset)).result()
 
     async def abalance(self, owner_id: str, *, asset: str = CREDITS) -> Balance:
         """``balance`` for coroutines."""
-        return await asyncio.to_thread(self.balance, owner_id, asset=asset)
+        return await self._reader.submit_async((check_owner_id(owner_id), asset))
 
     def history(
         self,
@@ -212,7 +205,7 @@ class Ledger(Generic[OperationT]):
         LedgerUnavailable
             If the database cannot be reached.
         """
-        check_owner_id(owner_id)
+        owner_id = check_owner_id(owner_id)
         check_limit(limit)
         select = select_history(self.tables, owner_id, asset, limit=limit, cursor=cursor)
         with _Reading(), self._engine.connect() as connection:
@@ -235,6 +228,7 @@ class Ledger(Generic[OperationT]):
     def close(self) -> None:
         """Write and answer what was taken, then let go of the database."""
         self._writer.close()
+        self._reader.close()
         self._engine.dispose()
         self._database.close()
 

@@ -45,7 +45,8 @@ SHARED_OPERATION_VALUES: Mapping[str, str] = MappingProxyType(
 
 # A PostgreSQL enum label holds 63 bytes; letters, digits and underscores need no quoting anywhere.
 _LABEL = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}")
-_APPLICATION_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
+# Names the table "<application>_version" too, and a table's name holds 63 bytes.
+_APPLICATION_NAME = re.compile(r"[a-z][a-z0-9_]{0,54}")
 _SYSTEM_ACCOUNT = re.compile(r"@[a-z][a-z0-9_:.-]{0,126}")
 _ASSET = re.compile(r"[a-z][a-z0-9_]{0,31}")
 
@@ -206,7 +207,7 @@ class Application(Generic[OperationT]):
     Parameters
     ----------
     name
-        Lower-case letters, digits and underscores; written into every entry.
+        At most 55 lower-case letters, digits and underscores; written into every entry.
     operations
         The application's enum.
     rules
@@ -231,13 +232,27 @@ class Application(Generic[OperationT]):
             raise ConfigurationError(
                 f"the application's name {name!r} is not lower-case letters, digits, underscores"
             )
+        if not issubclass(operations, BaseLedgerOperation) or not len(operations):
+            raise ConfigurationError(
+                f"application {name}: its operations are not an enum over BaseLedgerOperation"
+            )
         given = {str(key): rule for key, rule in (rules or {}).items()}
         known = [operation.value for operation in operations]
-        missing = [value for value in known if value not in given and value not in SHARED_RULES]
-        unknown = sorted(given.keys() - set(known))
-        if missing or unknown:
-            problems = [f"no rule for {value}" for value in missing]
-            problems += [f"a rule for {value}, which is not an operation" for value in unknown]
+        problems = [
+            f"no rule for {value}"
+            for value in known
+            if value not in given and value not in SHARED_RULES
+        ]
+        problems += [
+            f"a rule for {value}, which is not an operation"
+            for value in sorted(given.keys() - set(known))
+        ]
+        problems += [
+            f"the rule for {value} is not a Rule: {rule!r}"
+            for value, rule in given.items()
+            if not isinstance(rule, Rule)
+        ]
+        if problems:
             raise ConfigurationError(f"application {name}: {', '.join(problems)}")
         self.name = name
         self.operations = operations
@@ -261,8 +276,9 @@ class Application(Generic[OperationT]):
 
     def unknown_operation(self, name: object) -> InvalidPosting:
         """Return the refusal of an operation that is not one of this application's."""
+        given = repr(str.__str__(name)[:63]) if isinstance(name, str) else type(name).__name__
         return InvalidPosting(
-            "operation", f"{str(name)!r} is not one of {self.name}'s: {', '.join(self.rules)}"
+            "operation", f"{given} is not one of {self.name}'s: {', '.join(self.rules)}"
         )
 
     def __repr__(self) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from shared_ledger.book import Balance, Page
+from shared_ledger.book import Page
 from shared_ledger.errors import InvalidPosting
 from shared_ledger.schema import BookTables, select_entries
 from shared_ledger.store import entry_of
@@ -23,20 +23,6 @@ def check_limit(limit: int) -> None:
     """Raise ``InvalidPosting`` if a page cannot have this many entries."""
     if type(limit) is not int or not 1 <= limit <= MAX_PAGE:
         raise InvalidPosting("limit", f"is 1 to {MAX_PAGE} entries, not {limit!r}")
-
-
-def select_balance(tables: BookTables, owner_id: str, asset: str) -> sa.Select[int, int]:
-    """Select the balance of an owner; no row means that he has had nothing yet."""
-    accounts = tables.accounts
-    return sa.select(accounts.c.posted, accounts.c.held).where(
-        accounts.c.owner_id == owner_id, accounts.c.asset == asset
-    )
-
-
-def balance_of(owner_id: str, asset: str, row: Any | None) -> Balance:
-    """Make a balance of the row that ``select_balance`` gave, or of none."""
-    posted, held = (0, 0) if row is None else row
-    return Balance(owner_id, posted, available=posted - held, held=held, asset=asset)
 
 
 def select_history(

@@ -36,7 +36,8 @@ DEFAULT_SCHEMA = "ledger"
 REVISIONS = ("0001",)
 """The book's migrations, oldest first; a test holds this against the migrations themselves."""
 
-VERSION_TABLE = "book_version"
+# No application has this table: theirs are named "<application>_version".
+VERSION_TABLE = "version"
 OPERATION_TYPE = "operation"
 NONCE_INDEX = "entries_nonce_key"
 CLAIM_INDEX = "entries_claim_key"

@@ -13,7 +13,8 @@ for each other:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,7 +22,7 @@ import psycopg
 from psycopg import errors as pg
 from psycopg.rows import tuple_row
 
-from shared_ledger.book import Account, AccountKey, ClaimKey, Entry, NonceKey
+from shared_ledger.book import Account, AccountKey, Balance, ClaimKey, Entry, NonceKey
 from shared_ledger.decide import Book, Changes, Command, json_text
 from shared_ledger.errors import ConfigurationError, LedgerUnavailable
 from shared_ledger.schema import ENTRIES_ID_SEQUENCE, ENTRY_COLUMNS, checked_schema
@@ -34,11 +35,15 @@ CONNECT_TIMEOUT_S = 5
 LOCK_TIMEOUT_MS = 2_000
 
 
-class Conflict(Exception):
+class StoreError(Exception):
+    """The database did not do what the store asked; the transaction is rolled back."""
+
+
+class Conflict(StoreError):
     """Another transaction was there first; the batch was rolled back and can be tried again."""
 
 
-class Rejected(Exception):
+class Rejected(StoreError):
     """The database refused the batch for what is in it; it was rolled back.
 
     ``busy`` tells that an account stayed locked by another transaction.
@@ -49,7 +54,7 @@ class Rejected(Exception):
         self.busy = busy
 
 
-class Unreachable(Exception):
+class Unreachable(StoreError):
     """The connection is lost or useless; whether the batch was committed is not known."""
 
 
@@ -87,6 +92,8 @@ class Store:
     def __init__(self, url: str, schema: str) -> None:
         self._connection = connect(url)
         self._cursor = self._connection.cursor(binary=True)
+        self._copying: ExitStack | None = None
+        self._copier: psycopg.Copy
         book = checked_schema(schema)
         # Local to the transaction: poolers and coordinators may hand each one another connection.
         # The plans are for lookups by key, whatever the tables' statistics say of a young book.
@@ -119,12 +126,16 @@ class Store:
             f"and entries.operation = wanted.operation::{book}.operation and period is not null "
             "order by period desc limit 1) as newest"
         ).encode()
+        self._balances = (
+            f"select owner_id, asset, posted, held from {book}.accounts "
+            "where asset = any(%s::text[]) and owner_id = any(%s::text[])"
+        ).encode()
         self._open = (
             f"insert into {book}.accounts (owner_id, asset, posted, floor, changed_on) "
             "select owner, kind, balance, 0, %s "
             "from unnest(%s::text[], %s::text[], %s::bigint[]) as new (owner, kind, balance)"
         ).encode()
-        self._copy = f"copy {book}.entries ({_COLUMNS}) from stdin".encode()
+        self._copy = copy_statement(book)
         self._save = (
             f"update {book}.accounts set posted = balance, version = version + 1, "
             "changed_on = greatest(changed_on, %s) "
@@ -142,6 +153,18 @@ class Store:
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
+
+    def balances(self, keys: Collection[AccountKey]) -> dict[AccountKey, Balance]:
+        """Read the balances of accounts, those of none as zero, in one statement."""
+        assets = text_array(sorted({asset for _, asset in keys}))
+        owners = text_array(sorted({owner_id for owner_id, _ in keys}))
+        found = {(owner_id, asset): Balance(owner_id, 0, 0, 0, asset) for owner_id, asset in keys}
+        with _Translated(self._connection):
+            for owner_id, asset, posted, held in self._cursor.execute(
+                self._balances, (assets, owners)
+            ):
+                found[owner_id, asset] = Balance(owner_id, posted, posted - held, held, asset)
+        return found
 
     def load(self, commands: Sequence[Command], *, careful: bool) -> Book:
         """Begin a transaction, lock the owners' accounts and read what the commands need.
@@ -193,15 +216,25 @@ class Store:
                         claims[owner_id, app, operation] = period
         return Book(utc(now), ids, accounts, entries, claims)
 
-    def save(self, book: Book, changes: Changes) -> None:
-        """Write the changes and commit."""
+    def open_accounts(self, book: Book, opened: Mapping[AccountKey, int]) -> None:
+        """Insert new accounts with their balances; to be called before any entry is appended."""
         with _Translated(self._connection):
-            if changes.opened:
-                opened = dict(sorted(changes.opened.items()))
-                self._cursor.execute(self._open, (book.now, *_columns(opened)))
-            if changes.entries:
-                with self._cursor.copy(self._copy) as copy:
-                    copy.write(copy_text(changes.entries))
+            self._cursor.execute(self._open, (book.now, *_columns(dict(sorted(opened.items())))))
+
+    def append(self, entries: Sequence[Entry]) -> None:
+        """Send entries to the database, which stores them while the caller goes on."""
+        with _Translated(self._connection):
+            if self._copying is None:
+                self._copying = ExitStack()
+                self._copier = self._copying.enter_context(self._cursor.copy(self._copy))
+            self._copier.write(copy_text(entries))
+
+    def commit(self, book: Book, changes: Changes) -> None:
+        """Change the existing accounts and the system accounts, and commit."""
+        with _Translated(self._connection):
+            if self._copying is not None:
+                copying, self._copying = self._copying, None
+                copying.close()
             with self._connection.pipeline():
                 if changes.posted:
                     self._cursor.execute(self._save, (book.now, *_columns(changes.posted)))
@@ -273,6 +306,11 @@ class _Translated:
 
 def _line(error: psycopg.Error) -> str:
     return error.diag.message_primary or " ".join(str(error).split())
+
+
+def copy_statement(schema: str) -> bytes:
+    """Return the statement that takes what ``copy_text`` writes."""
+    return f"copy {schema}.entries ({_COLUMNS}) from stdin".encode()
 
 
 def copy_text(entries: Iterable[Entry]) -> bytes:

@@ -15,13 +15,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from shared_ledger.answers import Waiting, answer
 from shared_ledger.book import Outcome
-from shared_ledger.decide import Command, decide
+from shared_ledger.decide import Command, Decision
 from shared_ledger.errors import (
     AccountBusy,
     LedgerClosed,
@@ -35,6 +35,7 @@ from shared_ledger.store import Conflict, Rejected, Store, Unreachable
 LANES = 2
 MAX_BATCH = 5_000
 MAX_QUEUE = 50_000
+PIECE = 250
 GIVE_UP_AFTER_S = 10.0
 FIRST_PAUSE_S = 0.05
 LAST_PAUSE_S = 1.0
@@ -56,17 +57,11 @@ class BatchReport:
 class _Single:
     """One command of one coroutine."""
 
-    __slots__ = ("commands", "future", "loop")
+    __slots__ = ("commands", "waiting")
 
-    def __init__(
-        self,
-        commands: tuple[Command],
-        loop: asyncio.AbstractEventLoop,
-        future: asyncio.Future[Outcome],
-    ) -> None:
-        self.commands = commands
-        self.loop = loop
-        self.future = future
+    def __init__(self, command: Command) -> None:
+        self.commands = (command,)
+        self.waiting: Waiting[Outcome] = Waiting()
 
 
 class _Part:
@@ -228,8 +223,21 @@ class _Lane(threading.Thread):
         if self._store is None:
             self._store = self._connect()
         book = self._store.load(commands, careful=careful)
-        outcomes, changes = decide(book, commands)
-        self._store.save(book, changes)
+        decision = Decision(book)
+        changes = decision.changes
+        # The database stores one piece while the next is decided; but accounts are opened before
+        # any entry is stored, so a batch that may open one is decided whole.
+        known = all((command.owner_id, command.asset) in book.accounts for command in commands)
+        size = PIECE if known else len(commands)
+        outcomes: list[Outcome] = []
+        for start in range(0, len(commands), size):
+            written = len(changes.entries)
+            outcomes += decision.take(commands[start : start + size])
+            if changes.opened:
+                self._store.open_accounts(book, changes.opened)
+            if len(changes.entries) > written:
+                self._store.append(changes.entries[written:])
+        self._store.commit(book, changes)
         if careful:
             self._careful = CAREFUL_BATCHES if book.entries else max(self._careful - 1, 0)
         return outcomes
@@ -247,35 +255,17 @@ class _Lane(threading.Thread):
 
 def _answer(jobs: Sequence[_Job], outcomes: list[Outcome], failure: LedgerError | None) -> None:
     """Answer the jobs that were written whole, and tell the others why they were not."""
-    loops: dict[asyncio.AbstractEventLoop, list[_Resolution]] = {}
+    coroutines: list[tuple[Waiting[Outcome], Outcome | LedgerError]] = []
     start = 0
     for job in jobs:
         end = start + len(job.commands)
-        written = end <= len(outcomes)
-        if isinstance(job, _Single):
-            resolution = (job.future, outcomes[start] if written else None, failure)
-            loops.setdefault(job.loop, []).append(resolution)
+        error = failure if end > len(outcomes) else None
+        if isinstance(job, _Part):
+            job.whole.answer(job.positions, outcomes[start:end], error)
         else:
-            job.whole.answer(job.positions, outcomes[start:end], None if written else failure)
+            coroutines.append((job.waiting, error or outcomes[start]))
         start = end
-    for loop, resolutions in loops.items():
-        # One call into the loop for the whole batch, not one for each caller. A loop that was
-        # closed while its callers waited has nobody left to be told.
-        with suppress(RuntimeError):
-            loop.call_soon_threadsafe(_resolve, resolutions)
-
-
-_Resolution = tuple[asyncio.Future[Outcome], Outcome | None, LedgerError | None]
-
-
-def _resolve(resolutions: list[_Resolution]) -> None:
-    for future, outcome, failure in resolutions:
-        if future.done():
-            continue
-        if outcome is not None:
-            future.set_result(outcome)
-        elif failure is not None:
-            future.set_exception(failure)
+    answer(coroutines)
 
 
 class Writer:
@@ -346,11 +336,13 @@ class Writer:
         return whole.future
 
     def submit_async(self, command: Command) -> asyncio.Future[Outcome]:
-        """Queue one command for the running event loop; raises as ``submit``."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Outcome] = loop.create_future()
-        self._put({self._lane_of(command): _Single((command,), loop, future)})
-        return future
+        """Queue one command for the running event loop.
+
+        The future gives the posted entry, or raises the refusal. Raises as ``submit``.
+        """
+        job = _Single(command)
+        self._put({self._lane_of(command): job})
+        return job.waiting.future
 
     def close(self) -> None:
         """Write what was taken, answer it, and close the connections."""

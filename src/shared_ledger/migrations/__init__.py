@@ -7,6 +7,7 @@ usual: the book's own environment is this folder, and an application's ``env.py`
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,15 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-from shared_ledger.errors import SchemaNotMigrated, SchemaTooNew
+from shared_ledger.errors import ConfigurationError, SchemaNotMigrated, SchemaTooNew
 from shared_ledger.operations import Application
 from shared_ledger.schema import OPERATION_TYPE, REVISIONS, VERSION_TABLE, book_tables
 
 HEAD = "head"
+BASE = "base"
+
+# Alembic keeps the migration that runs in a global variable, one for all threads.
+_one_at_a_time = threading.Lock()
 
 
 def migrate(
@@ -30,7 +35,14 @@ def migrate(
 ) -> None:
     """Bring the book in this schema up to date, and make the applications' operations known.
 
-    Safe to call from several processes at once: they take turns.
+    Safe to call from several processes and threads at once: they take turns.
+
+    Raises
+    ------
+    SchemaTooNew
+        If the book is at a revision that this program does not know.
+    MigrationRefused
+        If going back to ``revision`` would lose entries.
     """
     with engine.begin() as connection:
         migrate_book(connection, schema, revision=revision)
@@ -40,30 +52,66 @@ def migrate(
 
 
 def migrate_book(connection: Connection, schema: str, *, revision: str = HEAD) -> None:
-    """Bring the book up (or down) to a revision, inside the connection's transaction."""
-    from alembic import command  # Alembic takes a while to import; most programs never migrate.
-    from alembic.config import Config
+    """Bring the book up (or down) to a revision, inside the connection's transaction.
 
-    # Two programs that start at once must not both create the tables.
+    Raises as ``migrate``.
+    """
+    take_turns(connection, schema)
+    path = ("", *REVISIONS)
+    ends = {BASE: "", HEAD: REVISIONS[-1]}
+    if ends.get(revision, revision) not in path:
+        raise ConfigurationError(f"the book has no revision {revision!r}: {', '.join(REVISIONS)}")
+    current = revision_of(connection, schema) or ""
+    if current not in path:
+        raise SchemaTooNew(_too_new(schema, current))
+    here, there = path.index(current), path.index(ends.get(revision, revision))
+    if here == there:
+        return
+
+    from alembic.config import Config  # Takes a while to import; most programs never migrate.
+    from alembic.runtime.environment import EnvironmentContext
+    from alembic.runtime.migration import MigrationStep
+    from alembic.script import ScriptDirectory
+
+    connection.execute(sa.schema.CreateSchema(schema, if_not_exists=True))
+    script = ScriptDirectory(str(Path(__file__).parent))
+    step = (
+        MigrationStep.upgrade_from_script if here < there else MigrationStep.downgrade_from_script
+    )
+    between = path[here + 1 : there + 1] if here < there else path[here:there:-1]
+    # Not by Alembic's commands: those make `alembic.context` their own, and an application's
+    # env.py, which may be what called this, still needs it.
+    environment = EnvironmentContext(
+        Config(),
+        script,
+        fn=lambda *_: [step(script.revision_map, script.get_revision(name)) for name in between],
+    )
+    environment.configure(
+        connection=connection,
+        version_table=VERSION_TABLE,
+        version_table_schema=schema,
+        book_schema=schema,
+    )
+    with _one_at_a_time:
+        environment.run_migrations()
+
+
+def take_turns(connection: Connection, schema: str) -> None:
+    """Wait for other programs that migrate this schema; until the end of the transaction."""
     connection.execute(
         sa.text("select pg_advisory_xact_lock(hashtext(:lock))"), {"lock": f"migrate {schema}"}
     )
-    connection.execute(sa.schema.CreateSchema(schema, if_not_exists=True))
-    config = Config(attributes={"connection": connection, "schema": schema})
-    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
-    if revision in REVISIONS and revision_of(connection, schema) in REVISIONS:
-        below = REVISIONS.index(revision) < REVISIONS.index(str(revision_of(connection, schema)))
-        (command.downgrade if below else command.upgrade)(config, revision)
-    elif revision == "base":
-        command.downgrade(config, revision)
-    else:
-        command.upgrade(config, revision)
 
 
-def add_operations(connection: Connection, schema: str, app: str, operations: list[str]) -> None:
+def add_operations(
+    connection: Connection, schema: str, app: str, operations: Sequence[str]
+) -> None:
     """Let an application post these operations; does nothing for those that it may already."""
+    known = known_operations(connection, schema, app)
     table = book_tables(schema).operations
     for operation in operations:
+        if operation in known:
+            continue
         # Takes no time at any size: a new label changes no row.
         connection.execute(
             sa.text(f"alter type {schema}.{OPERATION_TYPE} add value if not exists '{operation}'")
@@ -109,10 +157,7 @@ def check(connection: Connection, schema: str, application: Application[Any]) ->
             "run `shared-ledger migrate`"
         )
     if revision not in REVISIONS:
-        raise SchemaTooNew(
-            f"the book in the schema {schema!r} is at revision {revision}, which this version of "
-            f"shared-ledger does not know (it knows {REVISIONS[-1]}): upgrade the program"
-        )
+        raise SchemaTooNew(_too_new(schema, revision))
     if revision != REVISIONS[-1]:
         raise SchemaNotMigrated(
             f"the book in the schema {schema!r} is at revision {revision}, older than "
@@ -124,3 +169,10 @@ def check(connection: Connection, schema: str, application: Application[Any]) ->
             f"the book does not know {', '.join(sorted(missing))} of {application.name}: "
             "run the application's migrations, or `shared-ledger migrate`"
         )
+
+
+def _too_new(schema: str, revision: str) -> str:
+    return (
+        f"the book in the schema {schema!r} is at revision {revision}, which this version of "
+        f"shared-ledger does not know (it knows {REVISIONS[-1]}): upgrade the program"
+    )

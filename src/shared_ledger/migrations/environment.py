@@ -9,7 +9,8 @@ An application's whole ``env.py`` is::
 
 Its revisions live in its own folder and are counted in a table of its own, so applications migrate
 independently of each other. The database is ``-x url=…``, else ``sqlalchemy.url`` of the
-``alembic.ini``, else ``DATABASE_URL``, else the embedded one.
+``alembic.ini``, else ``DATABASE_URL``, else the embedded one; ``SHARED_LEDGER_SCHEMA`` names the
+book's schema.
 """
 
 from __future__ import annotations
@@ -21,40 +22,48 @@ from typing import Any
 
 import sqlalchemy as sa
 from alembic import context
+from alembic.util.exc import CommandError
 from sqlalchemy.engine import Connection
 
 from shared_ledger.connections import Database, make_engine
-from shared_ledger.migrations import migrate_book
+from shared_ledger.errors import LedgerError
+from shared_ledger.migrations import migrate_book, take_turns
 from shared_ledger.migrations.operations import register_operations_hook
 from shared_ledger.operations import Application
-from shared_ledger.schema import DEFAULT_SCHEMA, VERSION_TABLE, book_tables
+from shared_ledger.schema import DEFAULT_SCHEMA, VERSION_TABLE, BookTables, book_tables
 
 
 def run_book() -> None:
-    """Run the book's own migrations, in the caller's transaction if it brought one."""
+    """Run the book's own migrations."""
     schema = _schema()
-    given: Connection | None = context.config.attributes.get("connection")
-    if given is not None:
-        _run_book(given, schema)
-        return
+    tables = book_tables(schema).metadata
+
     with _connected() as connection:
+        names = {table.name for table in tables.sorted_tables}
+
+        def of_the_book(name: str | None, kind: str, _: Any) -> bool:
+            if kind == "schema":
+                return name == schema
+            return kind != "table" or name in names
+
+        take_turns(connection, schema)
+        # What is in the default schema is compared without the schema's name. That may be the
+        # book's, if it is that of the role or "public"; so make it another's.
+        connection.execute(sa.text("set local search_path to pg_catalog"))
+        connection.dialect.default_schema_name = "pg_catalog"
         connection.execute(sa.schema.CreateSchema(schema, if_not_exists=True))
-        _run_book(connection, schema)
+        context.configure(
+            connection=connection,
+            target_metadata=tables,
+            version_table=VERSION_TABLE,
+            version_table_schema=schema,
+            include_schemas=True,
+            include_name=of_the_book,
+            book_schema=schema,
+        )
+        with context.begin_transaction():
+            context.run_migrations()
         connection.commit()
-
-
-def _run_book(connection: Connection, schema: str) -> None:
-    context.configure(
-        connection=connection,
-        target_metadata=book_tables(schema).metadata,
-        version_table=VERSION_TABLE,
-        version_table_schema=schema,
-        include_schemas=True,
-        include_name=lambda name, kind, _: kind != "schema" or name == schema,
-        book_schema=schema,
-    )
-    with context.begin_transaction():
-        context.run_migrations()
 
 
 def run_application(
@@ -62,29 +71,27 @@ def run_application(
 ) -> None:
     """Run an application's migrations; the book is brought up to date first.
 
-    ``revision --autogenerate`` compares the application's tables (``target_metadata``; those of
-    other applications are left alone if they are not named ``<application>_…``) and its operations
-    with the database, and writes the complete migration.
+    ``revision --autogenerate`` compares the application's tables and its operations with the
+    database, and writes the complete migration. The application's tables are those of
+    ``target_metadata`` and, in the same schemas, those named ``<application>_…``: a table of that
+    name that is no longer in ``target_metadata`` is dropped. All others are left alone.
     """
     schema = _schema()
     register_operations_hook()
-    names = set(target_metadata.tables) if target_metadata is not None else set()
-
-    def own(name: str | None, kind: str, parents: Any) -> bool:
-        if kind != "table" or name is None:
-            return True
-        qualified = parents["schema_qualified_table_name"]
-        return qualified in names or name.startswith(f"{application.name}_")
 
     with _connected() as connection:
         migrate_book(connection, schema)
         connection.commit()
+        take_turns(connection, schema)
+        own = _Own(connection, application.name, target_metadata, book_tables(schema))
         context.configure(
             connection=connection,
             target_metadata=target_metadata if target_metadata is not None else sa.MetaData(),
             version_table=f"{application.name}_version",
             version_table_schema=schema,
-            include_name=own,
+            include_schemas=True,
+            include_name=own.name,
+            include_object=own.thing,
             book_schema=schema,
             application=application,
         )
@@ -93,17 +100,62 @@ def run_application(
         connection.commit()
 
 
+class _Own:
+    """Which tables of a database that others use too are an application's own."""
+
+    def __init__(
+        self, connection: Connection, app: str, metadata: sa.MetaData | None, book: BookTables
+    ) -> None:
+        self._app = app
+        self._default = connection.dialect.default_schema_name
+        self._book = {(book.schema, table.name) for table in book.metadata.sorted_tables}
+        self._book.add((book.schema, VERSION_TABLE))
+        self._tables = {
+            (table.schema or self._default, table.name)
+            for table in (metadata.sorted_tables if metadata is not None else ())
+        }
+        self._schemas = {schema for schema, _ in self._tables - self._book}
+        self._apps = {app, *connection.scalars(sa.select(book.operations.c.app).distinct())}
+
+    def name(self, name: str | None, kind: str, parents: Any) -> bool:
+        """Tell whether something in the database is to be compared."""
+        if kind == "schema":
+            return (name or self._default) in self._schemas
+        if kind != "table" or name is None:
+            return True
+        qualified = (parents["schema_name"] or self._default, name)
+        if qualified in self._book or name in {f"{app}_version" for app in self._apps}:
+            return False
+        return qualified in self._tables or self._owner(name) == self._app
+
+    def thing(self, thing: Any, name: str | None, kind: str, *_: Any) -> bool:
+        """Tell whether something of the metadata is to be compared."""
+        return kind != "table" or (thing.schema or self._default, name) not in self._book
+
+    def _owner(self, table: str) -> str | None:
+        # The longest name that fits: "shop_items_prices" is not of "shop" if there is "shop_items".
+        owners = [app for app in self._apps if table.startswith(f"{app}_")]
+        return max(owners, key=len, default=None)
+
+
 def _schema() -> str:
-    given: str | None = context.config.attributes.get("schema")
-    return given or os.environ.get("SHARED_LEDGER_SCHEMA") or DEFAULT_SCHEMA
+    return os.environ.get("SHARED_LEDGER_SCHEMA") or DEFAULT_SCHEMA
 
 
 @contextmanager
 def _connected() -> Iterator[Connection]:
+    """Connect to the database; what goes wrong is one line on Alembic's command line."""
+    if context.is_offline_mode():
+        raise CommandError("--sql is not supported: what a migration does depends on the book")
     url = context.get_x_argument(as_dictionary=True).get("url")
     url = url or context.config.get_main_option("sqlalchemy.url")
-    with Database(url) as database:
-        engine = make_engine(database.url)
-        with engine.connect() as connection:
-            yield connection
-        engine.dispose()
+    try:
+        with Database(url) as database:
+            engine = make_engine(database.url)
+            try:
+                with engine.connect() as connection:
+                    yield connection
+            finally:
+                engine.dispose()
+    except LedgerError as error:
+        raise CommandError(str(error)) from error

@@ -8,6 +8,7 @@ PostgreSQL cannot drop one without rewriting the table, and an unused label does
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import sqlalchemy as sa
@@ -43,6 +44,10 @@ class AddLedgerOperations(MigrateOperation):
         """Return the directive that undoes this one."""
         return RemoveLedgerOperations(self.app, self.operations)
 
+    def to_diff_tuple(self) -> tuple[str, str, list[str]]:
+        """Return what ``alembic check`` prints."""
+        return "add_ledger_operations", self.app, self.operations
+
 
 @Operations.register_operation("remove_ledger_operations")
 class RemoveLedgerOperations(MigrateOperation):
@@ -66,6 +71,10 @@ class RemoveLedgerOperations(MigrateOperation):
     def reverse(self) -> AddLedgerOperations:
         """Return the directive that undoes this one."""
         return AddLedgerOperations(self.app, self.operations)
+
+    def to_diff_tuple(self) -> tuple[str, str, list[str]]:
+        """Return what ``alembic check`` prints."""
+        return "remove_ledger_operations", self.app, self.operations
 
 
 @Operations.implementation_for(AddLedgerOperations)
@@ -107,12 +116,17 @@ def _remove(operations: Operations, directive: RemoveLedgerOperations) -> None:
 
 @renderers.dispatch_for(AddLedgerOperations)
 def _render_add(_: AutogenContext, directive: AddLedgerOperations) -> str:
-    return f"op.add_ledger_operations({directive.app!r}, {directive.operations!r})"
+    return f"op.add_ledger_operations({_quoted(directive.app)}, {_quoted(directive.operations)})"
 
 
 @renderers.dispatch_for(RemoveLedgerOperations)
 def _render_remove(_: AutogenContext, directive: RemoveLedgerOperations) -> str:
-    return f"op.remove_ledger_operations({directive.app!r}, {directive.operations!r})"
+    return f"op.remove_ledger_operations({_quoted(directive.app)}, {_quoted(directive.operations)})"
+
+
+def _quoted(names: str | list[str]) -> str:
+    # With the quotes that formatters want; the names themselves need no escapes.
+    return json.dumps(names)
 
 
 @comparators.dispatch_for("schema")

@@ -31,8 +31,8 @@ class PostBody(msgspec.Struct, forbid_unknown_fields=True):
     metadata: dict[str, Any] | None = None
 
 
-_decode = msgspec.json.Decoder(PostBody).decode
-_encode = msgspec.json.Encoder().encode
+decode_body = msgspec.json.Decoder(PostBody).decode
+encode = msgspec.json.Encoder().encode
 
 
 class BareRoute(APIRoute):
@@ -60,7 +60,7 @@ async def post_entry(request: Request) -> Response:
     """Post one operation. The same nonce and body again answer 200 with the first entry."""
     require_service(request)
     try:
-        body = _decode(await request.body())
+        body = decode_body(await request.body())
     except msgspec.ValidationError as error:
         return _invalid_body(error)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -69,7 +69,7 @@ async def post_entry(request: Request) -> Response:
     operation = ledger.application.operation(body.operation)
     posting = Posting(operation, body.owner_id, body.nonce, body.amount, body.metadata)
     posted = await ledger.apost(posting)
-    content = _encode(posted.entry)[:-1]
+    content = encode(posted.entry)[:-1]
     if posted.replayed:
         return Response(content + b',"replayed":true}', 200, None, JSON)
     return Response(content + b',"replayed":false}', 201, None, JSON)
@@ -79,7 +79,7 @@ async def get_ledger(request: Request) -> Response:
     """Show what an owner has: balance, held and available."""
     require_service(request)
     balance = await ledger_of(request).abalance(request.path_params["owner_id"], asset=CREDITS)
-    return Response(_encode(balance), 200, None, JSON)
+    return Response(encode(balance), 200, None, JSON)
 
 
 async def get_balance(request: Request) -> Response:
@@ -87,7 +87,7 @@ async def get_balance(request: Request) -> Response:
     require_service(request)
     owner_id = request.path_params["owner_id"]
     balance = await ledger_of(request).abalance(owner_id, asset=CREDITS)
-    return Response(_encode({"owner_id": owner_id, "balance": balance.balance}), 200, None, JSON)
+    return Response(encode({"owner_id": owner_id, "balance": balance.balance}), 200, None, JSON)
 
 
 def _invalid_body(error: msgspec.ValidationError) -> Response:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
+import socket
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
+import uvloop
+from fastapi import FastAPI
 
+from shared_ledger.errors import LedgerError
 from shared_ledger.ledger import Ledger
 from shared_ledger.operations import Application
 from shared_ledger.service.app import create_app
@@ -17,6 +25,23 @@ from shared_ledger.settings import Settings
 # is several times what a whole batch takes; shorter than this costs more than it gains.
 SWITCH_INTERVAL_S = 0.001
 GRACE_S = 10
+BACKLOG = 2_048
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Open the port that is to be served; port 0 is any free one.
+
+    Raises
+    ------
+    LedgerError
+        If that cannot be: the port is in use, or the host is not this one.
+    """
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise LedgerError(f"cannot listen on {host} port {port}: {reason}") from None
 
 
 def serve(
@@ -24,24 +49,60 @@ def serve(
     settings: Settings,
     *,
     on_ready: Callable[[Ledger[Any]], None] = lambda _: None,
+    listener: socket.socket | None = None,
 ) -> None:
     """Serve on the settings' host and port; SIGINT and SIGTERM end it, and answer what was taken.
+
+    ``listener`` is the port, if ``listen`` has opened it already.
 
     Raises
     ------
     LedgerError
-        If the ledger cannot be opened.
+        If the port or the ledger cannot be opened.
     """
+    run(create_app(application, settings, on_ready=on_ready), settings, listener=listener)
+
+
+def run(app: FastAPI, settings: Settings, *, listener: socket.socket | None = None) -> None:
+    """Serve an application that ``create_app`` made, as ``serve`` does."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     config = uvicorn.Config(
-        create_app(application, settings, on_ready=on_ready),
-        host=settings.host,
-        port=settings.port,
-        loop="uvloop",
+        app,
         http="httptools",
-        lifespan="on",
+        lifespan="off",
         access_log=False,
         log_level="warning",
+        backlog=BACKLOG,
         timeout_graceful_shutdown=GRACE_S,
     )
-    uvicorn.Server(config).run()
+    with (
+        listener or listen(settings.host, settings.port) as port,
+        _signals_kept(),
+        asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+    ):
+        runner.run(_serve(app, uvicorn.Server(config), port))
+
+
+async def _serve(app: FastAPI, server: uvicorn.Server, port: socket.socket) -> None:
+    # Not left to uvicorn, which would log as a traceback why the ledger cannot be opened.
+    async with app.router.lifespan_context(app):
+        if threading.current_thread() is threading.main_thread():
+            # Uvicorn raises the signal that ended it once more, which would end us before the
+            # ledger is closed.
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, lambda *_: None)
+        await server.serve(sockets=[port])
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Give the signals back to those who handled them before."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

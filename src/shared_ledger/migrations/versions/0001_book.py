@@ -89,6 +89,13 @@ def upgrade() -> None:
         schema=schema,
         comment="Which application may post which operation; kept by its migrations.",
     )
+    # The application that the library itself brings.
+    op.execute(
+        f"""
+        insert into {schema}.operations (app, operation)
+        select 'shared', unnest(enum_range(null::{schema}.operation))
+        """
+    )
     op.execute(
         f"""
         create or replace function {schema}.refuse_change() returns trigger language plpgsql as $$

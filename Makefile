@@ -1,0 +1,70 @@
+# Everything is done in a virtual environment of the checkout's own; nothing else needs installing.
+
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+ARGS ?=
+
+.PHONY: help run test check lint format migrate bench build lock upgrade clean
+
+help: ## Show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+run: .venv/run.done ## Set up and serve on http://localhost:8000 (PORT, DATABASE_URL, SHARED_LEDGER_DATA)
+	@exec $(BIN)/shared-ledger serve $(ARGS)
+
+test: .venv/dev.done ## Set up and run all tests (ARGS="-m 'not slow'" for the quick ones)
+	$(BIN)/python -m pytest $(ARGS)
+
+check: lint .venv/dev.done ## Lint, types and import rules
+	$(BIN)/mypy
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+
+lint: .venv/dev.done ## Look for faults of style
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+format: .venv/dev.done ## Mend what can be mended by a program
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+migrate: .venv/run.done ## Bring the book's tables up to date
+	$(BIN)/shared-ledger migrate $(ARGS)
+
+bench: .venv/run.done ## Measure this machine (ARGS="--json FILE")
+	$(BIN)/shared-ledger bench $(ARGS)
+
+build: .venv/dev.done ## Build the wheel into dist/
+	$(BIN)/python -m build --wheel --no-isolation --outdir dist
+
+upgrade: ARGS += --upgrade
+upgrade: lock ## Move the locked dependencies to their newest versions
+
+lock: .venv/dev.done ## Write the locked dependencies anew
+	$(BIN)/uv pip compile $(LOCK) $(ARGS) pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile $(LOCK) $(ARGS) --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+
+# With hashes and without addresses: the lock files name no registry.
+LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-emit-find-links --no-header --extra embedded --extra service --extra build
+
+clean: ## Remove what was built; the data stay
+	rm -rf .venv dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+
+.venv/run.done: requirements.lock pyproject.toml | .venv
+	$(PIP) install --require-hashes -r requirements.lock
+	$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv/dev.done: requirements-dev.lock pyproject.toml | .venv
+	$(PIP) install --require-hashes -r requirements-dev.lock
+	$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@ .venv/run.done
+
+.venv:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+		{ echo "Python 3.11, 3.12 or 3.13 is needed; name it: make PYTHON=python3.12 …" >&2; exit 1; }
+	@$(PYTHON) -m venv .venv || { rm -rf .venv; \
+		echo "Python's venv module is needed (Debian and Ubuntu: apt-get install python3-venv)" >&2; \
+		exit 1; }

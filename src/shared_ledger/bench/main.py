@@ -1,0 +1,273 @@
+"""Run all measurements on a throw-away database, and show the figures."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import socket
+import statistics
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from shared_ledger.bench.load import HOST
+from shared_ledger.bench.measures import Measures
+from shared_ledger.bench.work import opening, store_entries, tidy
+from shared_ledger.connections import make_engine
+from shared_ledger.embedded import Cluster, temporary_cluster
+from shared_ledger.errors import LedgerError
+from shared_ledger.ledger import Ledger
+from shared_ledger.migrations import migrate
+from shared_ledger.operations import SHARED
+
+SCHEMA = "bench"
+LIMIT_SCHEMA = "bench_limit"
+ROUNDS = 3
+BATCHES = 60
+HTTP_SECONDS = 3.0
+FEW_POSTS = 10_000
+MANY_POSTS = 1_000_000
+WARM_UP_SECONDS = 1.0
+LOAD_GRACE_S = 30.0
+
+Figures = dict[str, float]
+
+
+def run(scale: float, entries: int, json_file: Path | None) -> int:
+    """Measure, print a table, and write the figures to a file if one is named.
+
+    Parameters
+    ----------
+    scale
+        1 takes about two minutes.
+    entries
+        How many entries are stored before anything is measured.
+    json_file
+        Where the figures go, with the machine, the versions and the commit.
+    """
+    console = Console()
+    began = time.monotonic()
+    with (
+        Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TimeElapsedColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        ) as progress,
+        temporary_cluster() as cluster,
+    ):
+        engine = make_engine(cluster.url)
+        for schema in (SCHEMA, LIMIT_SCHEMA):
+            migrate(engine, schema, [SHARED])
+        if entries:
+            task = progress.add_task(f"storing {entries:,} entries", total=None)
+            for schema in (SCHEMA, LIMIT_SCHEMA):
+                store_entries(cluster.url, schema, entries)
+            progress.remove_task(task)
+        engine.dispose()
+        samples: dict[str, list[float]] = {}
+
+        def note(figures: Figures) -> None:
+            for name, figure in figures.items():
+                samples.setdefault(name, []).append(figure)
+
+        _measure_library(cluster, scale, note, progress)
+        _measure_service(cluster, scale, note, progress)
+        database = cluster.version
+    figures = {name: statistics.median(values) for name, values in samples.items()}
+    report = {
+        "figures": {name: round(figure, 2) for name, figure in figures.items()},
+        "samples": {name: [round(v, 2) for v in values] for name, values in samples.items()},
+        "entries_stored": entries,
+        "scale": scale,
+        "seconds": round(time.monotonic() - began, 1),
+        **_surroundings(database),
+    }
+    console.print(_table(figures, samples))
+    console.print(
+        f"{report['cores']} cores, {report['processor']}, Python {report['python']}, "
+        f"PostgreSQL {database}, {report['seconds']:.0f} s. Medians of {ROUNDS} rounds; every "
+        "entry committed with fsync and synchronous_commit on.",
+        highlight=False,
+    )
+    if json_file is not None:
+        json_file.write_text(json.dumps(report, indent=2) + "\n")
+    return 0
+
+
+def _measure_library(
+    cluster: Cluster, scale: float, note: Callable[[Figures], None], progress: Progress
+) -> None:
+    with Ledger(SHARED, cluster.url, schema=SCHEMA) as ledger:
+        for crowd in ("user", "left", "right"):
+            ledger.post_batch(opening(crowd))
+        tidy(cluster.url)
+        measures = Measures(ledger, SCHEMA, LIMIT_SCHEMA, max(2, int(BATCHES * scale))).all()
+        task = progress.add_task("", total=ROUNDS * len(measures))
+        for _ in range(ROUNDS):
+            for name, measure in measures.items():
+                progress.update(task, description=name)
+                note({name: measure()})
+                progress.advance(task)
+        progress.remove_task(task)
+
+
+def _measure_service(
+    cluster: Cluster, scale: float, note: Callable[[Figures], None], progress: Progress
+) -> None:
+    kinds = {"bare": "http_bare", "post": "http_posts", "balance": "http_balance"}
+    task = progress.add_task("http", total=ROUNDS * len(kinds) + 2)
+    with _service(cluster) as (port, process):
+        _load(port, "post", WARM_UP_SECONDS, "warm")
+        for number in range(ROUNDS):
+            for kind, name in kinds.items():
+                progress.update(task, description=f"{name}_per_s")
+                answer = _load(port, kind, HTTP_SECONDS * scale, f"round-{number}")
+                note({f"{name}_per_s": answer["per_s"]})
+                if kind == "post":
+                    note({"http_posts_p50_ms": answer["p50_ms"]})
+                    note({"http_posts_p99_ms": answer["p99_ms"]})
+                progress.advance(task)
+        progress.update(task, description="memory")
+    with _service(cluster) as (port, process):
+        for name, posts in (
+            ("memory_after_10000_posts_mib", FEW_POSTS),
+            ("memory_after_1000000_posts_mib", int(MANY_POSTS * min(scale, 1)) - FEW_POSTS),
+        ):
+            request = urllib.request.Request(  # noqa: S310  # Our own service, on the loopback.
+                f"http://{HOST}:{port}/burst?count={posts}", method="POST"
+            )
+            with urllib.request.urlopen(request, timeout=600):  # noqa: S310
+                pass
+            memory = _memory_mib(process.pid)
+            if memory is not None:
+                note({name: memory})
+            progress.advance(task)
+    progress.remove_task(task)
+
+
+@contextmanager
+def _service(cluster: Cluster) -> Iterator[tuple[int, subprocess.Popen[str]]]:
+    with socket.socket() as free:
+        free.bind((HOST, 0))
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "shared_ledger.bench.server"],
+        env={
+            **os.environ,
+            "ENVIRONMENT": "development",
+            "DATABASE_URL": cluster.url,
+            "SHARED_LEDGER_SCHEMA": SCHEMA,
+            "HOST": HOST,
+            "PORT": str(port),
+        },
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        if process.stdout is None or process.stdout.readline() != "ready\n":
+            raise LedgerError(f"the service ended with status {process.wait()}")
+        _wait_until_open(port)
+        yield port, process
+    finally:
+        process.terminate()
+        process.communicate()
+
+
+def _wait_until_open(port: int) -> None:
+    for _ in range(500):
+        try:
+            socket.create_connection((HOST, port)).close()
+        except ConnectionRefusedError:
+            time.sleep(0.01)
+        else:
+            return
+    raise LedgerError("the service does not listen")
+
+
+def _load(port: int, kind: str, seconds: float, mark: str) -> Figures:
+    done = subprocess.run(
+        [sys.executable, "-m", "shared_ledger.bench.load", str(port), kind, str(seconds), mark],
+        stdout=subprocess.PIPE,
+        check=True,
+        timeout=seconds + LOAD_GRACE_S,
+    )
+    figures: Figures = json.loads(done.stdout)
+    return figures
+
+
+def _memory_mib(pid: int) -> float | None:
+    """Return a process's resident memory where the system shows it as Linux does."""
+    status = Path(f"/proc/{pid}/status")
+    if not status.exists():
+        return None
+    line = next(line for line in status.read_text().splitlines() if line.startswith("VmRSS"))
+    return int(line.split()[1]) / 1024
+
+
+def _surroundings(database: str) -> dict[str, Any]:
+    names = ("shared-ledger", "psycopg", "sqlalchemy", "fastapi", "uvicorn", "msgspec")
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = None
+    return {
+        "measured_on": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit,
+        "cores": os.cpu_count(),
+        "processor": _processor(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "postgresql": database,
+        "versions": {name: version(name) for name in names},
+    }
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _table(figures: Figures, samples: dict[str, list[float]]) -> Table:
+    table = Table(title="Shared Ledger, per second", title_justify="left")
+    table.add_column("figure")
+    table.add_column("median", justify="right")
+    table.add_column("lowest", justify="right")
+    table.add_column("highest", justify="right")
+    table.add_column("against", justify="right")
+    for name, figure in figures.items():
+        limit = "http_bare_per_s" if name.startswith("http") else "copy_limit_per_s"
+        share = f"{figure / figures[limit]:.2f} of {limit.removesuffix('_per_s')}"
+        digits = 0 if name.endswith("_per_s") else 1
+        table.add_row(
+            name,
+            f"{figure:,.{digits}f}",
+            f"{min(samples[name]):,.{digits}f}",
+            f"{max(samples[name]):,.{digits}f}",
+            share if name.endswith("_per_s") and name != limit else "",
+        )
+    return table

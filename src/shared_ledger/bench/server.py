@@ -1,0 +1,55 @@
+"""The service as it is served, and two more routes to measure it by.
+
+``python -m shared_ledger.bench.server`` takes its settings from the environment. ``POST /bare``
+parses the same body and answers, with nothing in between; ``POST /burst?count=N`` posts N credits
+inside the process, from 1,000 coroutines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import Request
+from starlette.responses import Response
+
+from shared_ledger.bench.measures import CALLERS
+from shared_ledger.bench.work import Work
+from shared_ledger.operations import SHARED
+from shared_ledger.service.app import create_app
+from shared_ledger.service.routes import BareRoute, decode_body, encode, ledger_of
+from shared_ledger.service.server import run
+from shared_ledger.settings import load_settings
+
+
+async def bare(request: Request) -> Response:
+    """Parse a posting and answer with it."""
+    body = decode_body(await request.body())
+    return Response(encode(body), 201, None, "application/json")
+
+
+async def burst(request: Request) -> Response:
+    """Post credits from many coroutines."""
+    ledger = ledger_of(request)
+    count = int(request.query_params["count"])
+    work = Work(f"burst-{id(request)}-{count}")
+    numbers = iter(range(count))
+
+    async def caller() -> None:
+        for _ in numbers:
+            await ledger.apost(work.one())
+
+    await asyncio.gather(*(caller() for _ in range(CALLERS)))
+    return Response(status_code=204)
+
+
+def main() -> None:
+    """Serve until told to stop."""
+    settings = load_settings()
+    app = create_app(SHARED, settings, on_ready=lambda _: print("ready", flush=True))  # noqa: T201
+    app.router.routes.append(BareRoute("/bare", bare, methods=["POST"]))
+    app.router.routes.append(BareRoute("/burst", burst, methods=["POST"]))
+    run(app, settings)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,5 @@
+"""``python -m shared_ledger.cli``."""
+
+from shared_ledger.cli import main
+
+main()

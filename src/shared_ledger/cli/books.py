@@ -1,0 +1,218 @@
+"""The commands about a whole book: bring it up to date, prove that it agrees."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from shared_ledger.cli.options import ApplicationOption, JsonOption, load_application
+from shared_ledger.cli.output import console, print_facts, print_json, print_line, print_table
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Engine
+
+    from shared_ledger.settings import Settings
+    from shared_ledger.verify import Report
+
+BASE = "base"
+SHOWN = 20
+
+
+def migrate(
+    revision: Annotated[
+        str, typer.Option(metavar="REVISION", help="Up or down to this one; base is none.")
+    ] = "head",
+    application: ApplicationOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Bring the book up to date, and make your operations known to it."""
+    from shared_ledger import migrations
+    from shared_ledger.schema import REVISIONS
+    from shared_ledger.settings import load_settings
+
+    settings = load_settings()
+    schema = settings.shared_ledger_schema
+    owner = load_application(application)
+    if revision not in (migrations.HEAD, BASE, *REVISIONS):
+        raise typer.BadParameter(
+            f"{revision!r} is not head, base or one of {', '.join(REVISIONS)}",
+            param_hint="'--revision'",
+        )
+    with open_engine(settings) as engine:
+        before, known = _state(engine, schema, owner.name)
+        if before is not None:
+            _check_known(before, schema)
+        # Without a book there is nowhere to write the operations.
+        owners = [] if revision == BASE else [owner]
+        migrations.migrate(engine, schema, owners, revision=revision)
+        after, now = _state(engine, schema, owner.name)
+    new = sorted(now - known)
+    if json:
+        print_json(
+            {
+                "schema": schema,
+                "from": before,
+                "to": after,
+                "application": owner.name,
+                "new_operations": new,
+            }
+        )
+        return
+    step = f"is at revision {after or BASE}, as before"
+    if before != after:
+        step = f"is now at revision {after or BASE}; it was at {before or BASE}"
+    facts: list[tuple[str, object]] = [("application", owner.name)]
+    if new:
+        facts.append(("new operations", ", ".join(new)))
+    else:
+        facts.append(("operations", "no new ones"))
+    print_facts(f"The book in the schema {schema} {step}", facts)
+
+
+def verify(json: JsonOption = False) -> None:
+    """Prove that the book agrees with itself; others may post meanwhile."""
+    from shared_ledger.schema import book_tables
+    from shared_ledger.settings import load_settings
+    from shared_ledger.verify import verify as run
+
+    settings = load_settings()
+    tables = book_tables(settings.shared_ledger_schema)
+    check_created(settings)
+    began = time.monotonic()
+    with open_engine(settings) as engine, _progress() as show:
+        _check_current(engine, settings.shared_ledger_schema)
+        report = run(engine, tables, progress=show)
+    if json:
+        print_json({"agrees": report.agrees, **_fields(report)})
+    else:
+        _show(report, time.monotonic() - began)
+    if not report.agrees:
+        raise typer.Exit(1)
+
+
+def check_created(settings: Settings) -> None:
+    """Raise ``SchemaNotMigrated`` rather than make an embedded database only to look into it."""
+    from shared_ledger.errors import SchemaNotMigrated
+
+    folder = settings.shared_ledger_data
+    if settings.url is None and not (folder / "postgresql" / "PG_VERSION").is_file():
+        raise SchemaNotMigrated(
+            f"there is no embedded database in {folder.resolve()}: "
+            "set DATABASE_URL or SHARED_LEDGER_DATA, or run `shared-ledger migrate`"
+        )
+
+
+@contextmanager
+def open_engine(settings: Settings) -> Iterator[Engine]:
+    """Open the configured database, without looking what is in it."""
+    from shared_ledger.connections import Database, make_engine
+
+    with Database(settings.url, data=settings.shared_ledger_data) as database:
+        engine = make_engine(database.url)
+        try:
+            yield engine
+        finally:
+            engine.dispose()
+
+
+def _state(engine: Engine, schema: str, app: str) -> tuple[str | None, set[str]]:
+    """Return the book's revision, and the operations that it knows of an application."""
+    from shared_ledger import migrations
+
+    with engine.connect() as connection:
+        revision = migrations.revision_of(connection, schema)
+        if revision is None:
+            return None, set()
+        return revision, migrations.known_operations(connection, schema, app)
+
+
+def _check_known(revision: str, schema: str) -> None:
+    from shared_ledger.errors import SchemaTooNew
+    from shared_ledger.schema import REVISIONS
+
+    if revision not in REVISIONS:
+        raise SchemaTooNew(
+            f"the book in the schema {schema!r} is at revision {revision}, which this version of "
+            "shared-ledger does not know: upgrade the program"
+        )
+
+
+def _check_current(engine: Engine, schema: str) -> None:
+    from shared_ledger.errors import SchemaNotMigrated
+    from shared_ledger.migrations import revision_of
+    from shared_ledger.schema import REVISIONS
+
+    with engine.connect() as connection:
+        revision = revision_of(connection, schema)
+    if revision is None or revision in REVISIONS[:-1]:
+        raise SchemaNotMigrated(
+            f"there is no book at revision {REVISIONS[-1]} in the schema {schema!r}: "
+            "run `shared-ledger migrate`"
+        )
+    _check_known(revision, schema)
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Show a bar for each part of the work on a terminal's standard error."""
+    if not sys.stderr.isatty():
+        yield lambda *_: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeRemainingColumn as RemainingColumn
+
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("entries"),
+        RemainingColumn(),
+        console=console(stderr=True),
+        transient=True,
+    ) as progress:
+        tasks = {
+            part: progress.add_task(f"Checking {part}", total=None) for part in ("ids", "accounts")
+        }
+
+        def show(part: str, done: int, total: int) -> None:
+            progress.update(tasks[part], completed=done, total=total)
+
+        yield show
+
+
+def _fields(report: Report) -> dict[str, Any]:
+    return {
+        "entries": report.entries,
+        "accounts": report.accounts,
+        "count": report.count,
+        "disagreements": report.disagreements,
+    }
+
+
+def _show(report: Report, seconds: float) -> None:
+    size = f"{report.entries} entries, {report.accounts} accounts"
+    if report.agrees:
+        print_line(f"The book agrees: {size}, assets sum to zero ({seconds:.1f} s)", style="green")
+        return
+    print_line(f"The book does not agree: {report.count} disagreements in {size}", style="bold red")
+    print_table(
+        [
+            ("Owner", "left"),
+            ("Asset", "left"),
+            ("What", "left"),
+            ("Expected", "right"),
+            ("Found", "right"),
+            ("Entry", "right"),
+        ],
+        [
+            (d.owner_id, d.asset, d.kind, d.expected, d.found, d.entry_id)
+            for d in report.disagreements[:SHOWN]
+        ],
+    )
+    if report.count > SHOWN:
+        print_line(f"… and {report.count - SHOWN} more; --json shows {len(report.disagreements)}")

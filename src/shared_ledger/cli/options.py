@@ -1,0 +1,118 @@
+"""What the commands have in common: options, the application, the ledger."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from shared_ledger.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from shared_ledger.ledger import Ledger
+    from shared_ledger.operations import Application
+    from shared_ledger.settings import Settings
+
+UNREADABLE_URL = "a URL that cannot be read"
+APPLICATION_VARIABLE = "SHARED_LEDGER_APPLICATION"
+
+ApplicationOption = Annotated[
+    str | None,
+    typer.Option(
+        "--application",
+        metavar="MODULE:NAME",
+        show_default=False,
+        help=f"Your Application, such as bookings:BOOKINGS (or {APPLICATION_VARIABLE}). "
+        "Without it, the four shared operations.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document, for programs.")]
+
+
+def load_application(place: str | None) -> Application[Any]:
+    """Import the application named by ``--application``, else by the variable, else the shared one.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is none at that place.
+    """
+    from shared_ledger.operations import SHARED, Application
+
+    place = place or _configured_application()
+    if not place:
+        return SHARED
+    module_name, separator, name = place.partition(":")
+    if not separator or not module_name or not name:
+        raise ConfigurationError(f"the application {place!r} is not of the form MODULE:NAME")
+    if (here := os.getcwd()) not in sys.path:  # noqa: PTH109  # sys.path holds strings
+        sys.path.insert(0, here)
+    try:
+        module = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:  # the user's code runs
+        if isinstance(error, ModuleNotFoundError) and error.name == module_name:
+            raise ConfigurationError(
+                f"there is no module {module_name} here or installed (application {place})"
+            ) from error
+        raise ConfigurationError(
+            f"importing {module_name} failed: {type(error).__name__}: {error}"
+        ) from error
+    found = getattr(module, name, None)
+    if isinstance(found, Application):
+        return found
+    names = [key for key, value in vars(module).items() if isinstance(value, Application)]
+    hint = f"; it has {', '.join(names)}" if names else ""
+    raise ConfigurationError(f"{name} in the module {module_name} is not an Application{hint}")
+
+
+def open_ledger(application: str | None) -> Ledger[Any]:
+    """Open the configured ledger for an application."""
+    from shared_ledger.ledger import Ledger
+    from shared_ledger.settings import load_settings
+
+    settings = load_settings()
+    return Ledger(
+        load_application(application),
+        settings.url,
+        data=settings.shared_ledger_data,
+        schema=settings.shared_ledger_schema,
+    )
+
+
+def where(settings: Settings, version: str) -> str:
+    """Say which database it is, without its password."""
+    if settings.url is None:
+        folder = settings.shared_ledger_data.resolve()
+        return f"embedded PostgreSQL {version} in {folder}"
+    return f"PostgreSQL {version} at {place_of(settings.url)}"
+
+
+def place_of(url: str) -> str:
+    """Return host and database's name of a URL, and nothing else of it."""
+    from urllib.parse import parse_qs, unquote, urlsplit
+
+    try:
+        parts = urlsplit(url)
+        query = parse_qs(parts.query)
+    except ValueError:
+        return UNREADABLE_URL
+    # What follows an unescaped slash in a password must not be taken for a name.
+    if "@" in parts.path + parts.query + parts.fragment and "@" not in parts.netloc:
+        return UNREADABLE_URL
+    hosts = parts.netloc.rpartition("@")[2] or ",".join(query.get("host", ["local socket"]))
+    name = unquote(parts.path.lstrip("/")) or "".join(query.get("dbname", [""]))
+    return f"{hosts}/{name}"
+
+
+def _configured_application() -> str | None:
+    from pydantic_settings import BaseSettings, SettingsConfigDict
+
+    class Configured(BaseSettings):
+        model_config = SettingsConfigDict(env_file=".env", extra="ignore")
+
+        shared_ledger_application: str | None = None
+
+    return Configured().shared_ledger_application

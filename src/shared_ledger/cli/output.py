@@ -1,0 +1,131 @@
+"""What the commands write: tables for people, one JSON document for programs, errors on one line.
+
+Whatever came from outside is shown as it is: never as markup, never as an order to the terminal.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from rich.box import Box
+    from rich.console import Console
+    from rich.table import Table
+
+Justify = Literal["left", "right"]
+
+# Wide enough that nothing is wrapped or cut for a program that reads a table.
+_PIPE_WIDTH = 10_000
+_JSON_UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
+
+
+def plain(text: str) -> str:
+    """Return the text with everything that cannot be printed, a line break too, made visible."""
+    if text.isprintable():
+        return text
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return a console on the present standard output, or standard error."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(
+        stderr=stderr,
+        markup=False,
+        emoji=False,
+        highlight=False,
+        width=None if stream.isatty() else _PIPE_WIDTH,
+    )
+
+
+def print_table(columns: Sequence[tuple[str, Justify]], rows: Iterable[Sequence[object]]) -> None:
+    """Print rows under headings; a long cell is folded, never cut."""
+    from rich.table import Table
+
+    console().print(_filled(Table(box=_lines(), pad_edge=False, collapse_padding=True), columns, rows))
+
+
+def print_facts(title: str, facts: Iterable[tuple[str, object]]) -> None:
+    """Print a title, and one fact under another."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts:
+        table.add_row(Text(f"  {name}"), Text(shown(value)))
+    target = console()
+    target.print(Text(plain(title), style="bold"))
+    target.print(table)
+
+
+def shown(value: object) -> str:
+    """Return a value as people read it."""
+    if isinstance(value, datetime):
+        return f"{value:%Y-%m-%d %H:%M:%S}.{value.microsecond // 1000:03d}"
+    return "" if value is None else plain(str(value))
+
+
+def print_line(text: str, *, style: str = "") -> None:
+    """Print one line, however long."""
+    from rich.text import Text
+
+    console().print(Text(plain(text), style=style), soft_wrap=True)
+
+
+def print_json(value: object) -> None:
+    """Print one JSON document on one line, in UTF-8."""
+    import msgspec
+
+    text = msgspec.json.encode(value).decode()
+    if not text.isprintable():
+        text = _JSON_UNPRINTABLE.sub(_escaped, text)
+    sys.stdout.flush()
+    sys.stdout.buffer.write(text.encode() + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def print_error(sentence: str) -> None:
+    """Print ``error: …`` on one line of standard error."""
+    from rich.text import Text
+
+    line = plain(" ".join(sentence.split()))
+    console(stderr=True).print(Text.assemble(("error:", "bold red"), f" {line}"), soft_wrap=True)
+
+
+def _filled(
+    table: Table, columns: Sequence[tuple[str, Justify]], rows: Iterable[Sequence[object]]
+) -> Table:
+    from rich.text import Text
+
+    for heading, justify in columns:
+        # Numbers stay whole: a wrapped one reads as two.
+        table.add_column(heading, justify=justify, overflow="fold", no_wrap=justify == "right")
+    for row in rows:
+        table.add_row(*(Text(shown(cell)) for cell in row))
+    return table
+
+
+def _lines() -> Box:
+    from rich import box
+
+    return box.SIMPLE_HEAD
+
+
+def _escaped(match: re.Match[str]) -> str:
+    letter = match[0]
+    if letter.isprintable():
+        return letter
+    # JSON writes what is beyond the basic plane as two halves.
+    units = letter.encode("utf-16-be")
+    return "".join(f"\\u{units[i]:02x}{units[i + 1]:02x}" for i in range(0, len(units), 2))
