@@ -298,11 +298,15 @@ def test_interrupted_making_is_begun_anew(base: Path) -> None:
     assert not (base / "postgresql").exists()
     with open_cluster(base) as cluster:
         assert query(cluster, "select 1") == 1
-    with open_cluster(base):
-        assert eventually(lambda: not list(base.glob("postgresql.new-*")))
+
+        def cleared() -> bool:
+            open_cluster(base).close()
+            return not list(base.glob("postgresql.new-*"))
+
+        assert eventually(cleared)
 
 
-@pytest.mark.parametrize("name", ["long" * 40, "o'dd $HOME `id` ü", "a,b", "a line\u2028"])
+@pytest.mark.parametrize("name", ["long" * 40, "o'dd $HOME `id` ü", "a, line\u2028"])
 def test_folder_may_have_any_name(base: Path, ledger: Path, name: str) -> None:
     ledger.rename(base / name)
     try:
@@ -534,8 +538,7 @@ def test_wheel_installed_under_a_strict_umask_is_not_used_in_place(
     strict.chmod(0o600)
     monkeypatch.setattr(embedded, "_wheel", lambda: wheel)
     monkeypatch.setattr(embedded, "_STORE", base / "store")
-    with open_cluster(base / "ledger") as cluster:
-        assert query(cluster, "select 1") == 1
+    assert program("postgres").is_relative_to(base / "store")
     assert stat.S_IMODE(strict.stat().st_mode) == 0o600
 
 

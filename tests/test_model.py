@@ -207,5 +207,6 @@ def test_any_history_agrees_with_the_model(cluster: Cluster) -> None:
             max_examples=60,
             stateful_step_count=40,
             suppress_health_check=list(HealthCheck),
+            report_multiple_bugs=False,
         ),
     )

@@ -123,6 +123,8 @@ def _checked_text(name: str, text: object) -> str:
         raise InvalidPosting(name, f"is longer than {MAX_ID_LENGTH} characters")
     if not text.isprintable():
         raise InvalidPosting(name, "holds a control character or another that cannot be printed")
+    if not text.isascii() and "\ufffd" in text:
+        raise InvalidPosting(name, "holds U+FFFD: it was not valid UTF-8 on its way here")
     if text[0] == " " or text[-1] == " ":
         raise InvalidPosting(name, "begins or ends with a space")
     # Plain, since a member of another enum of strings is written as its name by some and as its

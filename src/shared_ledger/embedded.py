@@ -276,6 +276,9 @@ class _Server:
 
     def initialise(self) -> None:
         """Make the data directory unless it is there."""
+        for leftover in self.data.parent.glob("postgresql.new-*"):
+            # An initdb whose opener was killed may still be at it; then the next one clears up.
+            shutil.rmtree(leftover, ignore_errors=True)
         marker = self.data / "PG_VERSION"
         if marker.is_file():
             if (major := marker.read_text().strip()) != self.version.partition(".")[0]:
@@ -288,8 +291,6 @@ class _Server:
             raise EmbeddedUnavailable(
                 f"{self.data} is neither empty nor PostgreSQL's: use another folder"
             )
-        for leftover in self.data.parent.glob("postgresql.new-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
         new = Path(tempfile.mkdtemp(prefix="postgresql.new-", dir=self.data.parent))
         try:
             os.chown(new, self.account.uid, self.account.gid)

@@ -45,7 +45,7 @@ _MAX_DIGITS = 40
 # The sentences of Python's own reader, for people who do not know it.
 _CSV_PROBLEMS = (
     ("unexpected end of data", "has a quotation mark that is never closed"),
-    ("expected after", "has text after a closing quotation mark"),
+    ("expected after", "has text after a quoted field, or a quotation mark is missing"),
     ("new-line character", "has a carriage return in the middle"),
     ("field larger", f"is longer than {MAX_ROW_BYTES} bytes: is a quotation mark missing?"),
 )
@@ -59,7 +59,7 @@ class Row(msgspec.Struct, frozen=True, gc=False):
 
 
 class RefusedRow(msgspec.Struct, frozen=True, gc=False):
-    """A row that was not posted, as it stands in the file, and why: a code and a sentence.
+    """A row that was not posted: its line, its fields, and why: a code and a sentence.
 
     ``code`` is a refusal's, or ``invalid_row`` if what stands there is not a row at all.
     """

@@ -56,13 +56,14 @@ class Reader:
         return waiting.future
 
     def close(self) -> None:
-        """Answer what was asked, and close the connection."""
+        """Answer what was asked, and close the connection; nothing in a forked child."""
+        if os.getpid() != self._process:
+            return
         with self._gate:
             if not self._closed:
                 self._closed = True
                 self._questions.put(None)
-        if os.getpid() == self._process:
-            self._thread.join()
+        self._thread.join()
 
     def _put(self, question: _Question) -> None:
         if os.getpid() != self._process:

@@ -176,7 +176,7 @@ class Store:
         for command in commands:
             owners.setdefault(command.asset, set()).add(command.owner_id)
         accounts: dict[AccountKey, Account] = {}
-        entries: dict[NonceKey, Entry] = {}
+        entries: Mapping[NonceKey, Entry] = {}
         claims: dict[ClaimKey, str] = {}
         with _Translated(self._connection):
             with self._connection.pipeline():
@@ -194,15 +194,7 @@ class Store:
             if careful:
                 # A statement of its own after the locks: a lock wait does not refresh the snapshot
                 # of the statement that waited.
-                for row in self._cursor.execute(
-                    self._find_entries,
-                    (
-                        text_array([c.owner_id for c in commands]),
-                        text_array([c.app for c in commands]),
-                        text_array([c.nonce for c in commands]),
-                    ),
-                ):
-                    entries[row[3], row[1], row[8]] = entry_of(row)
+                entries = self._find(commands)
                 once = [c for c in commands if c.once is not None]
                 if once:
                     for owner_id, app, operation, period in self._cursor.execute(
@@ -229,12 +221,16 @@ class Store:
                 self._copier = self._copying.enter_context(self._cursor.copy(self._copy))
             self._copier.write(copy_text(entries))
 
+    def find(self, commands: Sequence[Command]) -> dict[NonceKey, Entry]:
+        """Return the entries that hold these commands' nonces, when all entries are appended."""
+        with _Translated(self._connection):
+            self._end_copy()
+            return self._find(commands)
+
     def commit(self, book: Book, changes: Changes) -> None:
         """Change the existing accounts and the system accounts, and commit."""
         with _Translated(self._connection):
-            if self._copying is not None:
-                copying, self._copying = self._copying, None
-                copying.close()
+            self._end_copy()
             with self._connection.pipeline():
                 if changes.posted:
                     self._cursor.execute(self._save, (book.now, *_columns(changes.posted)))
@@ -242,6 +238,22 @@ class Store:
                     system = dict(sorted(changes.system.items()))
                     self._cursor.execute(self._add, (book.now, *_columns(system)))
                 self._cursor.execute(b"commit")
+
+    def _end_copy(self) -> None:
+        if self._copying is not None:
+            copying, self._copying = self._copying, None
+            copying.close()
+
+    def _find(self, commands: Sequence[Command]) -> dict[NonceKey, Entry]:
+        rows = self._cursor.execute(
+            self._find_entries,
+            (
+                text_array([command.owner_id for command in commands]),
+                text_array([command.app for command in commands]),
+                text_array([command.nonce for command in commands]),
+            ),
+        )
+        return {(row[3], row[1], row[8]): entry_of(row) for row in rows}
 
     def _reader(self, query: bytes, parameters: tuple[Any, ...]) -> psycopg.Cursor[Any]:
         cursor = self._connection.cursor(binary=True)

@@ -27,8 +27,10 @@ from sqlalchemy.engine import Connection, Engine
 from shared_ledger.errors import ConfigurationError
 from shared_ledger.schema import BookTables
 
-# Entries in one range of owners, and ids in one range of ids.
+# Entries in one range of owners, and ids in one range of ids. Each range may cost a scan of the
+# whole table, so that there are not many of them, however large the book.
 RANGE_ENTRIES = 250_000
+MAX_RANGES = 20
 RANGE_IDS = 10_000_000
 KEPT = 1_000
 _FETCH = 1_000
@@ -354,7 +356,8 @@ class _Verification:
     def _ranges(self) -> Iterator[_Range]:
         """Divide all possible owners at every so many accounts."""
         entries, accounts = self._report.entries, self._report.accounts
-        step = max(1, RANGE_ENTRIES * accounts // max(entries, accounts, 1))
+        size = max(RANGE_ENTRIES, entries // MAX_RANGES)
+        step = max(1, size * accounts // max(entries, accounts, 1))
         low = None
         while True:
             beyond = _Range(low, None)

@@ -1,15 +1,17 @@
 """Group commit: the postings that wait are written together, and one commit serves them all.
 
 A writer has lanes. A lane is a thread with a queue and a connection: it takes everything that is
-waiting (up to a limit), loads, decides, saves, commits, and answers every caller. A posting goes to
-the lane of its owner, so that two lanes seldom want the same account, and one decides while the
-database works for another (docs/decisions/0002). Lanes and processes need not know of each other:
-the database's locks decide between them.
+waiting (up to a limit), loads, decides, saves, commits, and answers every caller. While little
+waits one lane does all; when more does, a posting goes to the lane of its owner, so that two lanes
+seldom want the same account, and one decides while the database works for another
+(docs/decisions/0002). Lanes and processes need not know of each other: the database's locks decide
+between them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 import time
@@ -21,21 +23,27 @@ from typing import Any
 
 from shared_ledger.answers import Waiting, answer
 from shared_ledger.book import Outcome
-from shared_ledger.decide import Command, Decision
+from shared_ledger.decide import Changes, Command, Decision, replay
 from shared_ledger.errors import (
     AccountBusy,
     LedgerClosed,
     LedgerError,
     LedgerOverloaded,
     LedgerUnavailable,
+    NonceReused,
+    Refusal,
     RejectedByDatabase,
 )
 from shared_ledger.store import Conflict, Rejected, Store, Unreachable
+
+_log = logging.getLogger("shared_ledger.writer")
 
 LANES = 2
 MAX_BATCH = 5_000
 MAX_QUEUE = 50_000
 PIECE = 250
+# Fewer commands than this are written together: a transaction costs as much as a hundred of them.
+SPREAD_FROM = 200
 GIVE_UP_AFTER_S = 10.0
 FIRST_PAUSE_S = 0.05
 LAST_PAUSE_S = 1.0
@@ -187,7 +195,10 @@ class _Lane(threading.Thread):
             self.queued -= len(commands)
         if self._observe is not None:
             seconds = time.monotonic() - began
-            self._observe(BatchReport(outcomes, commands, seconds, self.queued))
+            try:
+                self._observe(BatchReport(outcomes, commands, seconds, self.queued))
+            except Exception:  # Whoever only watches must not leave the callers waiting.
+                _log.exception("the observer of the writer failed")
         _answer(jobs, outcomes, failure)
 
     def _write(self, commands: Sequence[Command]) -> list[Outcome]:
@@ -237,10 +248,41 @@ class _Lane(threading.Thread):
                 self._store.open_accounts(book, changes.opened)
             if len(changes.entries) > written:
                 self._store.append(changes.entries[written:])
+        replays = len(book.entries)
+        if not careful:
+            replays = self._recognise(self._store, commands, outcomes, changes)
         self._store.commit(book, changes)
-        if careful:
-            self._careful = CAREFUL_BATCHES if book.entries else max(self._careful - 1, 0)
+        if careful or replays:
+            self._careful = CAREFUL_BATCHES if replays else max(self._careful - 1, 0)
         return outcomes
+
+    def _recognise(
+        self, store: Store, commands: Sequence[Command], outcomes: list[Outcome], changes: Changes
+    ) -> int:
+        """Look up the nonces of what was refused as if new; return how many were not.
+
+        A new entry's nonce is checked by the index that it is written to, a refusal's by nothing:
+        the repetition of what spent an owner's last credit must give that entry. Neither a refusal
+        nor a replay changes the book, so that the rest of the batch stands.
+        """
+        refused = [
+            position
+            for position, outcome in enumerate(outcomes)
+            if isinstance(outcome, Refusal) and not isinstance(outcome, NonceReused)
+        ]
+        if not refused:
+            return 0
+        entries = store.find([commands[position] for position in refused])
+        # A nonce that a refusal left free may have been used later in this batch.
+        new = {entry.id for entry in changes.entries}
+        replays = 0
+        for position in refused:
+            command = commands[position]
+            entry = entries.get((command.owner_id, command.app, command.nonce))
+            if entry is not None and entry.id not in new:
+                outcomes[position] = replay(entry, command)
+                replays += 1
+        return replays
 
     def _split(self, commands: Sequence[Command], error: Rejected) -> list[Outcome]:
         """Find the commands that the database refuses; the others are written."""
@@ -319,20 +361,23 @@ class Writer:
             If the writer is closed, or was opened by another process.
         """
         positions: dict[_Lane, list[int]] = {}
-        for position, command in enumerate(commands):
-            positions.setdefault(self._lane_of(command), []).append(position)
+        if self._together(len(commands)):
+            positions[self._lanes[0]] = list(range(len(commands)))
+        else:
+            for position, command in enumerate(commands):
+                positions.setdefault(self._lane_of(command), []).append(position)
         whole = _Whole(len(commands), len(positions))
-        if len(positions) == 1:
+        if not commands:
+            whole.future.set_result([])
+        elif len(positions) == 1:
             self._put({lane: _Part(commands, None, whole) for lane in positions})
-        elif positions:
+        else:
             self._put(
                 {
                     lane: _Part([commands[index] for index in indices], indices, whole)
                     for lane, indices in positions.items()
                 }
             )
-        else:
-            whole.future.set_result([])
         return whole.future
 
     def submit_async(self, command: Command) -> asyncio.Future[Outcome]:
@@ -341,19 +386,24 @@ class Writer:
         The future gives the posted entry, or raises the refusal. Raises as ``submit``.
         """
         job = _Single(command)
-        self._put({self._lane_of(command): job})
+        self._put({self._lanes[0] if self._together(1) else self._lane_of(command): job})
         return job.waiting.future
 
     def close(self) -> None:
-        """Write what was taken, answer it, and close the connections."""
+        """Write what was taken, answer it, and close the connections.
+
+        In a forked child there is nothing to close: it all is the parent's.
+        """
+        # First of all, since the gate may have been copied while a thread of the parent held it.
+        if os.getpid() != self._process:
+            return
         with self._gate:
             if not self._closed:
                 self._closed = True
                 for lane in self._lanes:
                     lane.put(None)
-        if os.getpid() == self._process:
-            for lane in self._lanes:
-                lane.join()
+        for lane in self._lanes:
+            lane.join()
 
     def _put(self, jobs: Mapping[_Lane, _Job]) -> None:
         """Queue all of the jobs or none."""
@@ -371,6 +421,10 @@ class Writer:
                     raise LedgerOverloaded
             for lane, job in jobs.items():
                 lane.put(job)
+
+    def _together(self, count: int) -> bool:
+        """Tell whether so little waits that one lane's larger transactions are cheaper than two."""
+        return self._lanes[0].queued + count < SPREAD_FROM
 
     def _lane_of(self, command: Command) -> _Lane:
         return self._lanes[hash(command.owner_id) % len(self._lanes)]

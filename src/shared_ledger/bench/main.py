@@ -148,10 +148,10 @@ def _measure_service(
             ("memory_after_10000_posts_mib", FEW_POSTS),
             ("memory_after_1000000_posts_mib", int(MANY_POSTS * min(scale, 1)) - FEW_POSTS),
         ):
-            request = urllib.request.Request(  # noqa: S310  # Our own service, on the loopback.
+            request = urllib.request.Request(  # Our own service, on the loopback.
                 f"http://{HOST}:{port}/burst?count={posts}", method="POST"
             )
-            with urllib.request.urlopen(request, timeout=600):  # noqa: S310
+            with urllib.request.urlopen(request, timeout=600):
                 pass
             memory = _memory_mib(process.pid)
             if memory is not None:

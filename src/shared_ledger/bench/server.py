@@ -16,14 +16,15 @@ from shared_ledger.bench.measures import CALLERS
 from shared_ledger.bench.work import Work
 from shared_ledger.operations import SHARED
 from shared_ledger.service.app import create_app
-from shared_ledger.service.routes import BareRoute, decode_body, encode, ledger_of
+from shared_ledger.service.direct import DirectRoute, read_body
+from shared_ledger.service.routes import decode_body, encode, ledger_of
 from shared_ledger.service.server import run
 from shared_ledger.settings import load_settings
 
 
 async def bare(request: Request) -> Response:
     """Parse a posting and answer with it."""
-    body = decode_body(await request.body())
+    body = decode_body(await read_body(request))
     return Response(encode(body), 201, None, "application/json")
 
 
@@ -45,9 +46,15 @@ async def burst(request: Request) -> Response:
 def main() -> None:
     """Serve until told to stop."""
     settings = load_settings()
-    app = create_app(SHARED, settings, on_ready=lambda _: print("ready", flush=True))  # noqa: T201
-    app.router.routes.append(BareRoute("/bare", bare, methods=["POST"]))
-    app.router.routes.append(BareRoute("/burst", burst, methods=["POST"]))
+    app = create_app(
+        SHARED,
+        settings,
+        on_ready=lambda _: print("ready", flush=True),  # noqa: T201
+        more_routes=[
+            DirectRoute("/bare", bare, methods=["POST"]),
+            DirectRoute("/burst", burst, methods=["POST"]),
+        ],
+    )
     run(app, settings)
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from shared_ledger.imports import CsvRows, RefusedRow, Summary
 
 SHOWN = 20
+SHOWN_CHARACTERS = 40
 MAX_BATCH = 50_000
 STDIN = "-"
 
@@ -43,7 +44,6 @@ def import_file(
     """
     from shared_ledger.imports import CsvRows, import_rows
 
-    began = time.monotonic()
     first: list[RefusedRow] = []
     with ExitStack() as stack:
         stream = stack.enter_context(_opened(file))
@@ -57,8 +57,9 @@ def import_file(
                 first.append(row)
             write(row)
 
+        began = time.monotonic()
         summary = import_rows(ledger, rows, batch=batch, on_refused=refused, on_progress=show)
-    seconds = time.monotonic() - began
+        seconds = time.monotonic() - began
     if json:
         print_json(_document(summary, seconds, first))
     else:
@@ -172,10 +173,21 @@ def _show(summary: Summary, seconds: float, first: list[RefusedRow], report: Pat
             ("Amount", "left"),
             ("Reason", "left"),
         ],
-        [(r.line, r.operation, r.owner_id, r.nonce, r.amount, r.reason) for r in first],
+        [
+            (
+                row.line,
+                *map(_clipped, (row.operation, row.owner_id, row.nonce, row.amount)),
+                row.reason,
+            )
+            for row in first
+        ],
     )
     more = summary.refused - len(first)
     if report is not None:
         print_line(f"All {summary.refused} refused rows are in {report}")
     elif more:
         print_line(f"… and {more} more; --report FILE.csv writes them all")
+
+
+def _clipped(text: str) -> str:
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"

@@ -51,7 +51,9 @@ def print_table(columns: Sequence[tuple[str, Justify]], rows: Iterable[Sequence[
     """Print rows under headings; a long cell is folded, never cut."""
     from rich.table import Table
 
-    console().print(_filled(Table(box=_lines(), pad_edge=False, collapse_padding=True), columns, rows))
+    console().print(
+        _filled(Table(box=_lines(), pad_edge=False, collapse_padding=True), columns, rows)
+    )
 
 
 def print_facts(title: str, facts: Iterable[tuple[str, object]]) -> None:

@@ -71,7 +71,7 @@ def serve(
             ("environment", settings.environment),
         ]
         if settings.api_token.get_secret_value() == DEVELOPMENT_TOKEN:
-            facts.append(("header", f"x-token: {DEVELOPMENT_TOKEN}"))
+            facts.append(("token", f"x-token: {DEVELOPMENT_TOKEN} (for development only)"))
         print_facts("Shared Ledger is ready; Ctrl-C ends it", facts)
 
     run(served, settings, on_ready=show, listener=listener)

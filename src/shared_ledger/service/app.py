@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ from shared_ledger.ledger import Ledger
 from shared_ledger.operations import Application
 from shared_ledger.service import problems, routes
 from shared_ledger.service.auth import HEADER
+from shared_ledger.service.direct import DirectRoute, DirectRoutes
 from shared_ledger.service.metrics import MeasuredRequests, Metrics
 from shared_ledger.settings import Settings
 
@@ -29,10 +30,12 @@ def create_app(
     settings: Settings,
     *,
     on_ready: Callable[[Ledger[Any]], None] = lambda _: None,
+    more_routes: Sequence[DirectRoute] = (),
 ) -> FastAPI:
     """Make the service of one application; the ledger is open while it runs.
 
-    ``on_ready`` is called with the ledger when it is open and requests can be answered.
+    ``on_ready`` is called with the ledger when it is open and requests can be answered;
+    ``more_routes`` are served beside the ledger's own.
     """
     metrics = Metrics(lambda: app.state.ledger.queued if hasattr(app.state, "ledger") else 0)
 
@@ -55,6 +58,7 @@ def create_app(
         description=DESCRIPTION.strip(),
         lifespan=lifespan,
         redirect_slashes=False,
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.token = settings.api_token.get_secret_value().encode()
     problems.install(app)
@@ -68,6 +72,8 @@ def create_app(
     async def show_metrics() -> Response:
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
+    direct = [route for route in routes.router.routes if isinstance(route, DirectRoute)]
+    app.add_middleware(DirectRoutes, routes=[*direct, *more_routes])
     app.add_middleware(MeasuredRequests, metrics=metrics)
     _document(app)
     return app

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter as Tally
 from collections.abc import Callable
+from functools import lru_cache
 
 from prometheus_client import (
     CollectorRegistry,
@@ -74,6 +75,8 @@ class Metrics:
             buckets=_SECONDS,
             registry=self.registry,
         )
+        # Finding the series of its labels takes longer than counting a request in them.
+        self._request_series = lru_cache(maxsize=1_000)(self._label_request)
         queue = Gauge(
             "shared_ledger_queue_depth",
             "Postings that wait or are being written.",
@@ -103,8 +106,15 @@ class Metrics:
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count one HTTP request; ``route`` is the path's pattern, not the path."""
-        self._requests.labels(method, route, status).inc()
-        self._request_seconds.labels(method, route).observe(seconds)
+        counter, histogram = self._request_series(method, route, status)
+        counter.inc()
+        histogram.observe(seconds)
+
+    def _label_request(self, method: str, route: str, status: int) -> tuple[Counter, Histogram]:
+        return (
+            self._requests.labels(method, route, status),
+            self._request_seconds.labels(method, route),
+        )
 
 
 class MeasuredRequests:

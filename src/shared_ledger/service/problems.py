@@ -74,6 +74,13 @@ def problem_of(error: LedgerError) -> Response:
     return problem(status, code, detail.partition("\n")[0], headers=headers)
 
 
+def problem_of_http(error: HTTPException) -> Response:
+    """Answer with what the framework or a handler raised."""
+    status = HTTPStatus(error.status_code)
+    headers = dict(error.headers or {})
+    return problem(status, status.name.lower(), str(error.detail), headers=headers)
+
+
 def install(app: FastAPI) -> None:
     """Make every error of the application a problem."""
 
@@ -83,9 +90,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def _http(_: Request, error: HTTPException) -> Response:
-        status = HTTPStatus(error.status_code)
-        headers = dict(error.headers or {})
-        return problem(status, status.name.lower(), str(error.detail), headers=headers)
+        return problem_of_http(error)
 
     @app.exception_handler(RequestValidationError)
     async def _validation(_: Request, error: RequestValidationError) -> Response:

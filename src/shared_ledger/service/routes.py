@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
 
 import msgspec
 from fastapi import APIRouter, Request
-from fastapi.routing import APIRoute
 from starlette.responses import Response
 
 from shared_ledger.book import Balance, Entry, Posting
@@ -16,6 +14,7 @@ from shared_ledger.errors import InvalidPosting
 from shared_ledger.ledger import Ledger
 from shared_ledger.operations import CREDITS
 from shared_ledger.service.auth import HEADER, require_service
+from shared_ledger.service.direct import DirectRoute, read_body
 from shared_ledger.service.problems import PROBLEM_JSON, problem
 
 JSON = "application/json"
@@ -35,19 +34,7 @@ decode_body = msgspec.json.Decoder(PostBody).decode
 encode = msgspec.json.Encoder().encode
 
 
-class BareRoute(APIRoute):
-    """A route whose handler takes the request and answers it, with no work in between.
-
-    It is documented like any other: parameters and bodies by ``openapi_extra``.
-    """
-
-    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]  # Coroutine or Awaitable is all the same to the caller
-        """Return the endpoint itself."""
-        endpoint: Callable[[Request], Awaitable[Response]] = self.endpoint
-        return endpoint
-
-
-router = APIRouter(route_class=BareRoute, tags=["ledger"])
+router = APIRouter(route_class=DirectRoute, tags=["ledger"])
 
 
 def ledger_of(request: Request) -> Ledger[Any]:
@@ -60,10 +47,10 @@ async def post_entry(request: Request) -> Response:
     """Post one operation. The same nonce and body again answer 200 with the first entry."""
     require_service(request)
     try:
-        body = decode_body(await request.body())
+        body = decode_body(await read_body(request))
     except msgspec.ValidationError as error:
         return _invalid_body(error)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return problem(HTTPStatus.BAD_REQUEST, "not_json", f"the body is not JSON: {error}")
     ledger = ledger_of(request)
     operation = ledger.application.operation(body.operation)

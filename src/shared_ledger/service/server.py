@@ -40,7 +40,8 @@ def listen(host: str, port: int) -> socket.socket:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family, backlog=BACKLOG)
     except (OSError, UnicodeError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
+        # Python adds to the reason, in brackets, what the sentence says already.
+        reason = str(getattr(error, "strerror", None) or error).partition(" (")[0]
         raise LedgerError(f"cannot listen on {host} port {port}: {reason}") from None
 
 
