@@ -53,9 +53,8 @@ def main() -> None:
 
         print("balance:", shop.balance("ada").balance)
         for entry in shop.history("ada").entries:
-            print(
-                f"{entry.id:>3} {entry.app:8} {entry.operation:10} {entry.amount:>4} → {entry.balance_after}"
-            )
+            change = f"{entry.amount:>4} → {entry.balance_after}"
+            print(f"{entry.id:>3} {entry.app:8} {entry.operation:10} {change}")
 
 
 if __name__ == "__main__":
