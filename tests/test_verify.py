@@ -4,22 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
-from shared_ledger import (
-    SHARED_OPERATION_VALUES,
-    Application,
-    BaseLedgerOperation,
-    ConfigurationError,
-    Ledger,
-    Posting,
-    Rule,
-    SharedOperation,
-)
+from builders import SHOP, ShopOperation
+from shared_ledger import ConfigurationError, Ledger, Posting, SharedOperation
 from shared_ledger import verify as module
 from shared_ledger.embedded import Cluster
 from shared_ledger.schema import BookTables, book_tables
@@ -34,10 +25,7 @@ def tables(ledger: Ledger[SharedOperation], schema: str) -> BookTables:
     """A book in which each of three owners has three entries: 10, 9, 19."""
     for number in range(3):
         ledger.post_batch(
-            [
-                Posting(SPEND if number == 1 else ADD, owner, f"nonce-{number}")
-                for owner in OWNERS
-            ]
+            [Posting(SPEND if number == 1 else ADD, owner, f"nonce-{number}") for owner in OWNERS]
         )
     return book_tables(schema)
 
@@ -77,9 +65,7 @@ def entry_id(engine: Engine, tables: BookTables, owner_id: str, nonce: str) -> i
     entries = tables.entries
     with engine.connect() as connection:
         found: int = connection.execute(
-            sa.select(entries.c.id).where(
-                entries.c.owner_id == owner_id, entries.c.nonce == nonce
-            )
+            sa.select(entries.c.id).where(entries.c.owner_id == owner_id, entries.c.nonce == nonce)
         ).scalar_one()
     return found
 
@@ -90,9 +76,7 @@ def test_a_book_that_was_posted_to_agrees(engine: Engine, tables: BookTables) ->
     assert report.agrees
 
 
-def test_an_empty_book_agrees(
-    engine: Engine, ledger: Ledger[SharedOperation], schema: str
-) -> None:
+def test_an_empty_book_agrees(engine: Engine, ledger: Ledger[SharedOperation], schema: str) -> None:
     assert verify(engine, book_tables(schema)) == Report()
 
 
@@ -321,9 +305,7 @@ def test_an_entry_moved_to_another_counterparty_is_found(
 def test_a_counterparty_without_account_is_found(
     engine: Engine, tables: BookTables, damage: Callable[..., None]
 ) -> None:
-    damage(
-        "update entries set counterparty = '@lost' where owner_id = 'bob' and nonce = 'nonce-0'"
-    )
+    damage("update entries set counterparty = '@lost' where owner_id = 'bob' and nonce = 'nonce-0'")
     report = verify(engine, tables)
     assert Disagreement("@lost", "credits", "entries_without_account", -10, None) in (
         report.disagreements
@@ -429,19 +411,13 @@ def test_amounts_beyond_64_bits_in_sum_are_found_and_do_not_stop_it(
 
 
 def test_several_assets_are_compared_each_on_its_own(
-    cluster: Cluster, engine: Engine, tables: BookTables, schema: str
+    cluster: Cluster, engine: Engine, tables: BookTables, damage: Callable[..., None]
 ) -> None:
-    operations = BaseLedgerOperation("PointOperation", {**SHARED_OPERATION_VALUES, "EARN": "EARN"})
-    rules: Any = {"EARN": Rule.fixed(7, asset="points", counterparty="@points")}
-    points: Any = Application("points", operations, rules=rules)  # type: ignore[arg-type]  # made by composing values
-    with Ledger(points, cluster.url, schema=schema, migrate=True) as ledger:
+    with Ledger(SHOP, cluster.url, schema=tables.schema, migrate=True) as shop:
         for owner in OWNERS:
-            ledger.post(Posting(points.operation("EARN"), owner, "earned"))
+            shop.post(Posting(ShopOperation.LOYALTY_POINT, owner, "earned"))
     assert verify(engine, tables) == Report(entries=12, accounts=9)
-    with engine.begin() as connection:
-        connection.execute(
-            sa.text(f"update {schema}.accounts set posted = 8 where owner_id = '@points'")
-        )
+    damage("update accounts set posted = 8 where owner_id = '@issued' and asset = 'points'")
     assert {d.asset for d in verify(engine, tables).disagreements} == {"points"}
 
 

@@ -119,15 +119,21 @@ class Cluster:
             return
         try:
             if os.getpid() == self._pid:
-                with _locked(self._server.home / "start.lock"):
-                    with suppress(BlockingIOError):
-                        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                        self._server.stop("fast")
-                    fcntl.flock(users, fcntl.LOCK_UN)  # a forked child would keep it beyond close
+                self._release(users)
         except (OSError, EmbeddedUnavailable) as problem:
             _log.warning("PostgreSQL in %s was not stopped: %s", self.data, problem)
         finally:
             os.close(users)
+
+    def _release(self, users: int) -> None:
+        home = self._server.home
+        with _locked(home / "start.lock"):
+            if not os.path.samestat(os.fstat(users), (home / "users.lock").stat()):
+                raise EmbeddedUnavailable("its folder was moved, and another is in its place")
+            with suppress(BlockingIOError):
+                fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._server.stop("fast")
+            fcntl.flock(users, fcntl.LOCK_UN)  # a forked child would keep it beyond close
 
     def ensure_running(self) -> None:
         """Start the server again if it has died. Raises `EmbeddedUnavailable` if that fails."""

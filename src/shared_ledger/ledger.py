@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -72,6 +73,7 @@ class Ledger(Generic[OperationT]):
         observe: Callable[[BatchReport], None] | None = None,
     ) -> None:
         self.application = application
+        self._process = os.getpid()
         self.tables = book_tables(schema)
         self._database = Database(url, data=data)
         try:
@@ -207,6 +209,7 @@ class Ledger(Generic[OperationT]):
         """
         owner_id = check_owner_id(owner_id)
         check_limit(limit)
+        self._writer.check_open()
         select = select_history(self.tables, owner_id, asset, limit=limit, cursor=cursor)
         with _Reading(), self._engine.connect() as connection:
             rows = connection.execute(select).all()
@@ -229,7 +232,8 @@ class Ledger(Generic[OperationT]):
         """Write and answer what was taken, then let go of the database."""
         self._writer.close()
         self._reader.close()
-        self._engine.dispose()
+        # A forked child must not say goodbye on its parent's connections.
+        self._engine.dispose(close=os.getpid() == self._process)
         self._database.close()
 
     async def aclose(self) -> None:

@@ -197,7 +197,7 @@ class _Lane(threading.Thread):
             seconds = time.monotonic() - began
             try:
                 self._observe(BatchReport(outcomes, commands, seconds, self.queued))
-            except Exception:  # Whoever only watches must not leave the callers waiting.
+            except Exception:  # noqa: BLE001  # Whoever only watches leaves no caller waiting.
                 _log.exception("the observer of the writer failed")
         _answer(jobs, outcomes, failure)
 
@@ -405,16 +405,21 @@ class Writer:
         for lane in self._lanes:
             lane.join()
 
-    def _put(self, jobs: Mapping[_Lane, _Job]) -> None:
-        """Queue all of the jobs or none."""
+    def check_open(self) -> None:
+        """Raise ``LedgerClosed`` if the writer is closed, or was opened by another process."""
         # Threads do not survive a fork: what the child queued would wait for ever.
         if os.getpid() != self._process:
             raise LedgerClosed(
                 "the ledger was opened before this process was forked: open it after"
             )
+        if self._closed:
+            raise LedgerClosed
+
+    def _put(self, jobs: Mapping[_Lane, _Job]) -> None:
+        """Queue all of the jobs or none."""
+        self.check_open()
         with self._gate:
-            if self._closed:
-                raise LedgerClosed
+            self.check_open()
             for lane, job in jobs.items():
                 # A batch larger than the whole queue is taken when nothing else waits.
                 if lane.queued and lane.queued + len(job.commands) > self._max_queue:

@@ -17,8 +17,10 @@ from shared_ledger.cli.group import OneLineErrors
 
 __all__ = ["app", "main"]
 
-# What a shell reports of a program that SIGTERM ended.
-TERMINATED = 128 + signal.SIGTERM
+# What a shell adds to a signal's number when it reports that the signal ended a program.
+SIGNALLED = 128
+
+_ENDINGS = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 app = typer.Typer(
     name="shared-ledger",
@@ -69,7 +71,9 @@ app.command("bench")(serving.bench)
 def main() -> None:
     """Run the command line."""
     # As an interrupt does: close what is open, the embedded database above all, then end.
-    signal.signal(signal.SIGTERM, _terminated)
+    for number in _ENDINGS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, _terminated)
     # Not Python's own handler, in whose place asyncio would put one that waits for the event loop.
     signal.signal(signal.SIGINT, _interrupted)
     app()
@@ -79,7 +83,8 @@ def _interrupted(_signal: int, _frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _terminated(_signal: int, _frame: FrameType | None) -> None:
+def _terminated(number: int, _frame: FrameType | None) -> None:
     # Once: what closes the ledger must not be interrupted by a second one.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    sys.exit(TERMINATED)
+    for ending in _ENDINGS:
+        signal.signal(ending, signal.SIG_IGN)
+    sys.exit(SIGNALLED + number)
