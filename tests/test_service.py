@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
 from shared_ledger import SHARED
 from shared_ledger.embedded import Cluster
@@ -24,9 +25,10 @@ SIGNUP = {"operation": "SIGNUP_CREDIT", "owner_id": "user1", "nonce": "2025-02-1
 async def client(cluster: Cluster, schema: str, engine: Any) -> AsyncIterator[httpx.AsyncClient]:
     migrate(engine, schema, [SHARED])
     settings = Settings(
-        _env_file=None,
-        database_url=cluster.url,
+        database_url=SecretStr(cluster.url),
         shared_ledger_schema=schema,
+        environment="development",
+        api_token=SecretStr(TOKEN["x-token"]),
     )
     app = create_app(SHARED, settings)
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
