@@ -396,18 +396,37 @@ def test_all_disagreements_are_counted_and_some_are_kept(
     assert len(report.disagreements) == 4
 
 
-def test_amounts_beyond_64_bits_in_sum_are_found_and_do_not_stop_it(
+def test_all_accounts_that_disagree_are_counted_and_some_are_kept(
     engine: Engine, tables: BookTables, damage: Callable[..., None]
 ) -> None:
-    damage(
-        f"update entries set amount = {2**63 - 1} where owner_id = 'bob'",
-        "alter table accounts drop constraint accounts_floor_check",
-        f"update accounts set posted = {-(2**63)}, held = {2**63 - 1} where owner_id = 'bob'",
-    )
+    damage("update accounts set changed_on = 'epoch'")
+    report = verify(engine, tables, keep=2)
+    assert report.count == 3
+    assert len(report.disagreements) == 2
+
+
+def test_a_sum_beyond_64_bits_does_not_stop_it(
+    engine: Engine, tables: BookTables, damage: Callable[..., None]
+) -> None:
+    damage(f"update entries set amount = {2**63 - 1} where owner_id = 'bob'")
     report = verify(engine, tables)
     found = {(d.owner_id, d.kind): d.expected for d in report.disagreements}
     assert found["bob", "posted_differs_from_entries"] == 3 * (2**63 - 1)
-    assert ("bob", "available_is_below_the_floor") in found
+
+
+def test_an_available_amount_beyond_64_bits_does_not_stop_it(
+    engine: Engine, tables: BookTables, damage: Callable[..., None]
+) -> None:
+    low = -(2**63)
+    damage(
+        "alter table accounts drop constraint accounts_floor_check",
+        f"update entries set amount = 0, balance_after = {low} where owner_id = 'bob'",
+        f"update entries set amount = {low} where owner_id = 'bob' and nonce = 'nonce-0'",
+        f"update accounts set posted = {low}, held = 1 where owner_id = 'bob'",
+    )
+    assert Disagreement("bob", "credits", "available_is_below_the_floor", 0, low - 1) in (
+        verify(engine, tables).disagreements
+    )
 
 
 def test_several_assets_are_compared_each_on_its_own(

@@ -194,11 +194,11 @@ def _as_stored(text: str) -> Any:
     )
 
 
-def _comparable(metadata: Mapping[str, Any] | None) -> Any:
-    """Return what is equal for equal JSON alone: 1 is 1.0 and is not true."""
-    if metadata is None:
-        return None
-    return json.loads(json_text(metadata), parse_int=_number, parse_float=_number)
+def _comparable(value: object) -> object:
+    """Return what is equal for an equal field: in metadata 1 is 1.0, and is not true."""
+    if not isinstance(value, Mapping):
+        return value
+    return json.loads(json_text(value), parse_int=_number, parse_float=_number)
 
 
 def _number(digits: str) -> tuple[Decimal]:
@@ -328,14 +328,15 @@ def replay(recorded: Entry, command: Command) -> Outcome:
 
     An amount that was left out agrees with any: it asks for the amount that the rule gave then.
     """
-    metadata = None if command.metadata is None else _as_stored(command.metadata)
-    for name, before, now in (
-        ("operation", recorded.operation, command.operation),
-        ("asset", recorded.asset, command.asset),
-        ("amount", recorded.amount, command.amount if command.amount_given else recorded.amount),
-        ("metadata", recorded.metadata, metadata),
-    ):
-        if before != now or (name == "metadata" and _comparable(before) != _comparable(now)):
+    given = {
+        "operation": command.operation,
+        "asset": command.asset,
+        "amount": command.amount if command.amount_given else recorded.amount,
+        "metadata": None if command.metadata is None else _as_stored(command.metadata),
+    }
+    for name, now in given.items():
+        before = getattr(recorded, name)
+        if _comparable(before) != _comparable(now):
             return NonceReused(
                 command.owner_id, command.nonce, field=name, recorded=before, given=now
             )

@@ -11,11 +11,10 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from queue import Empty, SimpleQueue
 
-from shared_ledger.answers import Waiting, answer
 from shared_ledger.book import AccountKey, Balance
 from shared_ledger.errors import LedgerClosed, LedgerError, LedgerUnavailable
+from shared_ledger.group import Queue, Waiting, answer
 from shared_ledger.store import Store, StoreError
 
 MAX_BATCH = 1_000
@@ -31,7 +30,7 @@ class Reader:
         self._process = os.getpid()
         self._connect = connect
         self._store: Store | None = None
-        self._questions: SimpleQueue[_Question | None] = SimpleQueue()
+        self._questions: Queue[_Question] = Queue()
         self._gate = threading.Lock()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="shared-ledger-reader", daemon=True)
@@ -62,7 +61,7 @@ class Reader:
         with self._gate:
             if not self._closed:
                 self._closed = True
-                self._questions.put(None)
+                self._questions.end()
         self._thread.join()
 
     def _put(self, question: _Question) -> None:
@@ -76,22 +75,8 @@ class Reader:
             self._questions.put(question)
 
     def _run(self) -> None:
-        open_ = True
-        while open_:
-            question = self._questions.get()
-            questions: list[_Question] = []
-            while question is not None:
-                questions.append(question)
-                if len(questions) >= MAX_BATCH:
-                    break
-                try:
-                    question = self._questions.get_nowait()
-                except Empty:
-                    break
-            else:
-                open_ = False
-            if questions:
-                self._answer(questions)
+        while questions := self._questions.take(MAX_BATCH):
+            self._answer(questions)
         self._close_store()
 
     def _answer(self, questions: list[_Question]) -> None:

@@ -189,7 +189,6 @@ where entries is null and posted <> 0
     or wrong_times > 0
     or held < 0
     or posted::numeric - held < floor
-    or left(owner_id, 1) = '@'
 """
 
 _WRONG_BALANCES = """

@@ -18,10 +18,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from queue import Empty, SimpleQueue
 from typing import Any
 
-from shared_ledger.answers import Waiting, answer
 from shared_ledger.book import Outcome
 from shared_ledger.decide import Changes, Command, Decision, replay
 from shared_ledger.errors import (
@@ -34,6 +32,7 @@ from shared_ledger.errors import (
     Refusal,
     RejectedByDatabase,
 )
+from shared_ledger.group import Queue, Waiting, answer
 from shared_ledger.store import Conflict, Rejected, Store, Unreachable
 
 _log = logging.getLogger("shared_ledger.writer")
@@ -143,35 +142,22 @@ class _Lane(threading.Thread):
         self._gate = gate
         self._max_batch = max_batch
         self._observe = observe
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._jobs: Queue[_Job] = Queue(weight=lambda job: len(job.commands))
         self._careful = 0
         self._reachable = True
 
-    def put(self, job: _Job | None) -> None:
-        """Take a job; ``None`` is the last one, after which the lane ends."""
-        if job is not None:
-            self.queued += len(job.commands)
+    def put(self, job: _Job) -> None:
+        """Let a job wait for this lane."""
+        self.queued += len(job.commands)
         self._jobs.put(job)
 
+    def end(self) -> None:
+        """End when everything that waits is written."""
+        self._jobs.end()
+
     def run(self) -> None:
-        open_ = True
-        while open_:
-            job = self._jobs.get()
-            jobs: list[_Job] = []
-            size = 0
-            while job is not None:
-                jobs.append(job)
-                size += len(job.commands)
-                if size >= self._max_batch:
-                    break
-                try:
-                    job = self._jobs.get_nowait()
-                except Empty:
-                    break
-            else:
-                open_ = False
-            if jobs:
-                self._serve(jobs)
+        while jobs := self._jobs.take(self._max_batch):
+            self._serve(jobs)
         if self._store is not None:
             self._store.close()
 
@@ -401,7 +387,7 @@ class Writer:
             if not self._closed:
                 self._closed = True
                 for lane in self._lanes:
-                    lane.put(None)
+                    lane.end()
         for lane in self._lanes:
             lane.join()
 
