@@ -1,10 +1,10 @@
 """Group commit: the postings that wait are written together, and one commit serves them all.
 
 A writer has lanes. A lane is a thread with a queue and a connection: it takes everything that is
-waiting (up to a limit), loads, decides, saves, commits, and answers every caller. While little
-waits one lane does all; when more does, a posting goes to the lane of its owner, so that two lanes
-seldom want the same account, and one decides while the database works for another
-(docs/decisions/0002). Lanes and processes need not know of each other: the database's locks decide
+waiting (up to a limit), loads, decides, saves, commits, and answers every caller. A posting goes to
+the lane of its owner, so that two lanes seldom want the same account, and one decides while the
+database works for another (docs/decisions/0002); what is submitted of an owner in batches is
+written in that order. Lanes and processes need not know of each other: the database's locks decide
 between them.
 """
 
@@ -41,7 +41,7 @@ LANES = 2
 MAX_BATCH = 5_000
 MAX_QUEUE = 50_000
 PIECE = 250
-# Fewer commands than this are written together: a transaction costs as much as a hundred of them.
+# A transaction costs as much as a hundred commands; single ones are not spread until more wait.
 SPREAD_FROM = 200
 GIVE_UP_AFTER_S = 10.0
 FIRST_PAUSE_S = 0.05
@@ -347,11 +347,8 @@ class Writer:
             If the writer is closed, or was opened by another process.
         """
         positions: dict[_Lane, list[int]] = {}
-        if self._together(len(commands)):
-            positions[self._lanes[0]] = list(range(len(commands)))
-        else:
-            for position, command in enumerate(commands):
-                positions.setdefault(self._lane_of(command), []).append(position)
+        for position, command in enumerate(commands):
+            positions.setdefault(self._lane_of(command), []).append(position)
         whole = _Whole(len(commands), len(positions))
         if not commands:
             whole.future.set_result([])
@@ -372,7 +369,10 @@ class Writer:
         The future gives the posted entry, or raises the refusal. Raises as ``submit``.
         """
         job = _Single(command)
-        self._put({self._lanes[0] if self._together(1) else self._lane_of(command): job})
+        # While little waits, one lane's larger transactions are cheaper than those of two.
+        first = self._lanes[0]
+        lane = first if first.queued < SPREAD_FROM else self._lane_of(command)
+        self._put({lane: job})
         return job.waiting.future
 
     def close(self) -> None:
@@ -412,10 +412,6 @@ class Writer:
                     raise LedgerOverloaded
             for lane, job in jobs.items():
                 lane.put(job)
-
-    def _together(self, count: int) -> bool:
-        """Tell whether so little waits that one lane's larger transactions are cheaper than two."""
-        return self._lanes[0].queued + count < SPREAD_FROM
 
     def _lane_of(self, command: Command) -> _Lane:
         return self._lanes[hash(command.owner_id) % len(self._lanes)]
