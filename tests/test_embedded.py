@@ -20,15 +20,15 @@ import psutil  # type: ignore[import-untyped]
 import psycopg
 import pytest
 
-from shared_ledger import embedded
-from shared_ledger.embedded import Cluster, open_cluster, program, temporary_cluster
+from shared_ledger.embedded import Cluster, open_cluster, program, programs, temporary_cluster
+from shared_ledger.embedded.account import server_account
 from shared_ledger.errors import EmbeddedUnavailable
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="not supported on Windows")
 
 ROOT = os.geteuid() == 0
 as_root = pytest.mark.skipif(not ROOT, reason="only root runs PostgreSQL as another user")
-SOURCE = Path(embedded.__file__).parent.parent
+SOURCE = Path(programs.__file__).parents[2]
 NOBODY = 65534
 
 # Opens the folder, says so with the postmaster's pid, closes at the end of its input.
@@ -84,8 +84,8 @@ def ledger_copy(base: Path, example: Path) -> Path:
 
 def link_wheel(target: Path) -> Path:
     """A second installation of the wheel, without the time it takes to copy one."""
-    wheel = embedded._wheel()
-    for part in embedded._parts(wheel):
+    wheel = programs._wheel()
+    for part in programs._parts(wheel):
         there = target / part.relative_to(wheel.parent)
         there.parent.mkdir(parents=True, exist_ok=True)
         if subprocess.run(["cp", "-al", part, there], capture_output=True, check=False).returncode:
@@ -404,7 +404,7 @@ def test_closed_handle_does_not_start(ledger: Path) -> None:
 def test_folder_of_something_else_is_left_alone(base: Path) -> None:
     (base / "postgresql").mkdir()
     if ROOT:
-        os.chown(base / "postgresql", embedded._account().uid, -1)
+        os.chown(base / "postgresql", server_account().uid, -1)
     (base / "postgresql" / "letter").touch()
     with pytest.raises(EmbeddedUnavailable, match="neither empty nor PostgreSQL's"):
         open_cluster(base)
@@ -504,8 +504,8 @@ def test_temporary_cluster_of_a_private_folder_leaves_nothing(
 def test_unreachable_programs_are_copied_once(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wheel = link_wheel(base / "private")
     (base / "private").chmod(0o700)
-    monkeypatch.setattr(embedded, "_wheel", lambda: wheel)
-    monkeypatch.setattr(embedded, "_STORE", base / "store")
+    monkeypatch.setattr(programs, "_wheel", lambda: wheel)
+    monkeypatch.setattr(programs, "STORE", base / "store")
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(program, ["initdb", "psql"])
     assert first.parent == second.parent
@@ -535,8 +535,8 @@ def test_wheel_installed_under_a_strict_umask_is_not_used_in_place(
     strict.unlink()
     strict.write_bytes(content)
     strict.chmod(0o600)
-    monkeypatch.setattr(embedded, "_wheel", lambda: wheel)
-    monkeypatch.setattr(embedded, "_STORE", base / "store")
+    monkeypatch.setattr(programs, "_wheel", lambda: wheel)
+    monkeypatch.setattr(programs, "STORE", base / "store")
     assert program("postgres").is_relative_to(base / "store")
     assert stat.S_IMODE(strict.stat().st_mode) == 0o600
 
@@ -548,7 +548,7 @@ def test_data_of_another_user_are_refused(ledger: Path) -> None:
         with pytest.raises(EmbeddedUnavailable, match="belongs to the user nobody"):
             open_cluster(ledger)
     finally:
-        os.chown(ledger / "postgresql", *embedded._account()[:2])
+        os.chown(ledger / "postgresql", *server_account()[:2])
 
 
 def interpreter_for_anybody() -> list[str]:

@@ -57,7 +57,7 @@ SHOP_POSTINGS = postings(
 
 
 class Model:
-    """What a ledger is. Answers the name of a refusal, or the balance after and whether replayed."""
+    """What a ledger is: answers a refusal's name, or the balance after and whether replayed."""
 
     def __init__(self) -> None:
         self.balances: dict[str, int] = {}
@@ -201,7 +201,7 @@ class Steps(RuleBasedStateMachine):
 def test_any_history_agrees_with_the_model(cluster: Cluster) -> None:
     global _url  # noqa: PLW0603  # Hypothesis makes the machine, and hands nothing to it.
     _url = cluster.url
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]  # Hypothesis leaves it untyped
+    run_state_machine_as_test(
         Steps,
         settings=settings(
             max_examples=60,

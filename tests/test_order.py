@@ -29,7 +29,7 @@ async def test_batches_submitted_without_waiting_keep_the_order_of_each_owner(
         for posting in earned_and_spent(f"owner-{owner}", number)
     ]
     sizes = [1, 300, 2, 7, 250, 3]
-    batches = []
+    batches: list[list[Posting[SharedOperation]]] = []
     while postings:
         size = sizes[len(batches) % len(sizes)]
         batches.append(postings[:size])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -201,6 +202,18 @@ async def test_what_is_public_needs_no_key(client: httpx.AsyncClient) -> None:
     client.headers.pop("x-token")
     for path in ("/health", "/metrics", "/docs", "/redoc", "/openapi.json"):
         assert (await client.get(path)).status_code == 200, path
+
+
+@pytest.mark.parametrize("page", ["/docs", "/redoc"])
+async def test_documentation_pages_load_nothing_from_elsewhere(
+    client: httpx.AsyncClient, page: str
+) -> None:
+    text = (await client.get(page)).text
+    scripts = re.findall(r'(?:src|href)="([^"]+)"', text)
+    assert scripts
+    assert all(script.startswith("/") for script in scripts), scripts
+    for script in scripts:
+        assert (await client.get(script)).status_code == 200, script
 
 
 async def test_metrics_count_entries_replays_and_refusals(client: httpx.AsyncClient) -> None:

@@ -193,7 +193,7 @@ def test_entries_are_append_only(
     ledger: SharedLedger, cluster: Cluster, schema: str, statement: str
 ) -> None:
     ledger.post(add("user1", "n1"))
-    operation = statement.split()[0].upper()
+    operation = statement.split(maxsplit=1)[0].upper()
     with pytest.raises(
         pg.RestrictViolation, match=f"entries are append-only: {operation} is refused"
     ):

@@ -47,6 +47,7 @@ from shared_ledger import (
     store,
     writer,
 )
+from shared_ledger.decide import Decision
 from shared_ledger.embedded import Cluster
 from shared_ledger.operations import INT64_MAX
 from shared_ledger.writer import BatchReport
@@ -405,7 +406,7 @@ def test_writer_that_fails_says_so_and_goes_on(
     ledger: SharedLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fails = threading.Event()
-    take = writer.Decision.take
+    take = Decision.take
 
     def fail_once(self: Any, commands: Any) -> Any:
         if not fails.is_set():
@@ -413,7 +414,7 @@ def test_writer_that_fails_says_so_and_goes_on(
             raise ZeroDivisionError("by zero")
         return take(self, commands)
 
-    monkeypatch.setattr(writer.Decision, "take", fail_once)
+    monkeypatch.setattr(Decision, "take", fail_once)
     with pytest.raises(LedgerUnavailable, match="the writer failed: ZeroDivisionError: by zero"):
         ledger.post(add("user1", "n1"))
     assert not ledger.post(add("user1", "n1")).replayed

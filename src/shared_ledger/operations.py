@@ -27,7 +27,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, overload
 
 from shared_ledger.errors import ConfigurationError, InvalidPosting
 
@@ -57,7 +57,19 @@ class BaseLedgerOperation(StrEnum):
     Defining a class raises ``TypeError`` when it lacks one of the four shared operations
     (``SHARED_OPERATION_VALUES``), when a value is not a label of letters, digits and underscores,
     or when two names share a value.
+
+    Type checkers know the members of a class body. They cannot know those of a composition: mypy
+    takes it for ``Any``; Pyright takes every composed enum for a member, so tell it better with
+    ``cast("type[Any]", BaseLedgerOperation(name, values))``.
     """
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __new__(cls, value: str, /) -> Self: ...
+        @overload
+        def __new__(cls, name: str, values: Mapping[str, str], /) -> Any: ...
+        def __new__(cls, *_: Any) -> Any: ...  # noqa: D102
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -462,6 +462,4 @@ class _Range:
 
 def _value(value: Any) -> Value:
     """Return a number or a time of the database as Python's own, in UTC."""
-    from datetime import UTC
-
     return value.astimezone(UTC) if isinstance(value, datetime) else int(value)

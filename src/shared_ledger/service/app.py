@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import Response
 
@@ -52,7 +53,8 @@ def create_app(
             on_ready(ledger)
             yield
 
-    app = FastAPI(
+    # Its documentation pages bring their own scripts: they work where there is no internet.
+    app = FastAPIOffline(
         title="Shared Ledger",
         version=__version__,
         description=DESCRIPTION.strip(),
