@@ -68,6 +68,16 @@ def example(session_base: Path) -> Path:
     return session_base / "example"
 
 
+@pytest.fixture(scope="session")
+def private_ledger(session_base: Path) -> Path:
+    """The same in a folder that PostgreSQL's user cannot enter, if root made it."""
+    folder = session_base / "private" / "my ledger"
+    folder.parent.mkdir(0o700)
+    with open_cluster(folder) as cluster:
+        query(cluster, "create table t as select 7 as n")
+    return folder
+
+
 @pytest.fixture
 def ledger(example: Path) -> Iterator[Path]:
     """The example, for tests that leave it as it was; making one takes longer than most of them."""
@@ -344,17 +354,6 @@ def test_copy_of_a_running_folder_has_a_server_of_its_own(base: Path, ledger: Pa
             assert query(cluster, "select n from t") == 7
 
 
-def test_no_existing_folder_changes(base: Path) -> None:
-    home = base / "home"
-    (home / "work").mkdir(0o700, parents=True)
-    home.chmod(0o700)
-    folders = [home / "work", *(home / "work").parents]
-    before = [(f.stat().st_mode, f.stat().st_uid, f.stat().st_gid) for f in folders]
-    with open_cluster(home / "work" / "ledger") as cluster:
-        assert query(cluster, "select 1") == 1
-    assert [(f.stat().st_mode, f.stat().st_uid, f.stat().st_gid) for f in folders] == before
-
-
 def test_interrupt_of_the_opener_leaves_the_server(ledger: Path) -> None:
     with open_cluster(ledger) as cluster:
         cluster.kill()
@@ -439,6 +438,23 @@ def test_temporary_cluster_leaves_nothing(base: Path) -> None:
     assert not list(base.iterdir())
 
 
+def test_private_folder_is_neither_changed_nor_littered(
+    base: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    home = base / "home"
+    (home / "work").mkdir(0o700, parents=True)
+    home.chmod(0o700)
+    folders = [home / "work", *(home / "work").parents]
+    before = [(f.stat().st_mode, f.stat().st_uid, f.stat().st_gid) for f in folders]
+    with temporary_cluster(home / "work") as cluster:
+        assert query(cluster, "select 1") == 1
+        assert (cluster.data.parent.parent == Path("/var/lib/shared-ledger")) is ROOT
+    assert [(f.stat().st_mode, f.stat().st_uid, f.stat().st_gid) for f in folders] == before
+    assert not cluster.data.parent.exists()
+    assert not list((home / "work").iterdir())
+    assert not caplog.records
+
+
 def test_programs_are_at_hand() -> None:
     done = subprocess.run([program("pg_dump"), "--version"], capture_output=True, check=True)
     assert b"PostgreSQL" in done.stdout
@@ -459,45 +475,30 @@ def test_windows_is_refused(base: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @as_root
-def test_roots_private_folder_links_to_its_data(base: Path) -> None:
-    private = base / "private"
-    private.mkdir(0o700)
-    with open_cluster(private / "my ledger") as cluster:
-        query(cluster, "create table t as select 7 as n")
-        assert (private / "my ledger" / "postgresql").readlink() == cluster.data
+def test_roots_private_folder_links_to_its_data(private_ledger: Path) -> None:
+    with open_cluster(private_ledger) as cluster:
+        assert (private_ledger / "postgresql").readlink() == cluster.data
         assert cluster.data.parent.name.startswith("my_ledger-")
         assert cluster.data.parent.parent == Path("/var/lib/shared-ledger")
         assert stat.S_IMODE(cluster.data.stat().st_mode) == 0o700
-        other = user(private / "my ledger")
+        other = user(private_ledger)
         said(other)
     other.communicate()
     assert postmaster(cluster.data) is None
-    with open_cluster(private / "my ledger") as again:
+    with open_cluster(private_ledger) as again:
         assert query(again, "select n from t") == 7
 
 
 @as_root
-def test_new_folder_never_gets_the_data_of_an_old_one(base: Path) -> None:
-    private = base / "private"
-    private.mkdir(0o700)
-    with open_cluster(private / "a") as old:
-        query(old, "create table t as select 7 as n")
-    (private / "a").rename(private / "b")
-    with open_cluster(private / "a") as new, open_cluster(private / "b") as moved:
-        assert query(new, "select to_regclass('t')") is None
-        assert query(moved, "select n from t") == 7
-
-
-@as_root
-def test_temporary_cluster_of_a_private_folder_leaves_nothing(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    tmp_path.chmod(0o700)
-    with temporary_cluster(tmp_path) as cluster:
-        assert cluster.data.parent.parent == Path("/var/lib/shared-ledger")
-    assert not cluster.data.parent.exists()
-    assert not list(tmp_path.iterdir())
-    assert not caplog.records
+def test_new_folder_never_gets_the_data_of_an_old_one(private_ledger: Path) -> None:
+    there = private_ledger.rename(private_ledger.with_name("there"))
+    try:
+        with open_cluster(private_ledger) as new, open_cluster(there) as moved:
+            assert query(new, "select to_regclass('t')") is None
+            assert query(moved, "select n from t") == 7
+    finally:
+        private_ledger.rename(private_ledger.with_name("new"))
+        there.rename(private_ledger)
 
 
 @as_root

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -237,11 +238,9 @@ def test_any_bytes_give_rows_or_refused_rows(data: bytes) -> None:
 
 
 @given(st.binary(max_size=100))
-def test_any_bytes_as_a_file_are_rows_or_one_clear_error(data: bytes) -> None:
-    try:
+def test_any_bytes_as_a_file_raise_nothing_but_a_configuration_error(data: bytes) -> None:
+    with suppress(ConfigurationError):
         read(data)
-    except ConfigurationError as error:
-        assert str(error)
 
 
 @given(st.lists(st.binary(max_size=40).filter(lambda line: b'"' not in line), max_size=6))

@@ -381,7 +381,7 @@ def test_lock_that_ends_in_time_is_waited_for(
 def test_observer_is_told_of_each_batch(cluster: Cluster, schema: str) -> None:
     reports: list[BatchReport] = []
     with Ledger(SHARED, cluster.url, schema=schema, migrate=True, observe=reports.append) as ledger:
-        outcomes = ledger.post_batch([add("user1", "a"), spend("user2", "b")])
+        outcomes = ledger.post_batch([add("user1", "a"), spend("user1", "b")])
     (report,) = reports
     assert list(report.outcomes) == outcomes
     assert [command.nonce for command in report.commands] == ["a", "b"]

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from shared_ledger.settings import Settings
     from shared_ledger.verify import Report
 
-BASE = "base"
 SHOWN = 20
 
 
@@ -32,23 +31,15 @@ def migrate(
 ) -> None:
     """Bring the book up to date, and make your operations known to it."""
     from shared_ledger import migrations
-    from shared_ledger.schema import REVISIONS
     from shared_ledger.settings import load_settings
 
     settings = load_settings()
     schema = settings.shared_ledger_schema
     owner = load_application(application)
-    if revision not in (migrations.HEAD, BASE, *REVISIONS):
-        raise typer.BadParameter(
-            f"{revision!r} is not head, base or one of {', '.join(REVISIONS)}",
-            param_hint="'--revision'",
-        )
     with open_engine(settings) as engine:
         before, known = _state(engine, schema, owner.name)
-        if before is not None:
-            _check_known(before, schema)
         # Without a book there is nowhere to write the operations.
-        owners = [] if revision == BASE else [owner]
+        owners = [] if revision == migrations.BASE else [owner]
         migrations.migrate(engine, schema, owners, revision=revision)
         after, now = _state(engine, schema, owner.name)
     new = sorted(now - known)
@@ -63,9 +54,10 @@ def migrate(
             }
         )
         return
-    step = f"is at revision {after or BASE}, as before"
+    step = f"is at revision {after or migrations.BASE}, as before"
     if before != after:
-        step = f"is now at revision {after or BASE}; it was at {before or BASE}"
+        first = migrations.BASE
+        step = f"is now at revision {after or first}; it was at {before or first}"
     facts: list[tuple[str, object]] = [("application", owner.name)]
     if new:
         facts.append(("new operations", ", ".join(new)))
@@ -123,27 +115,18 @@ def open_engine(settings: Settings) -> Iterator[Engine]:
 def _state(engine: Engine, schema: str, app: str) -> tuple[str | None, set[str]]:
     """Return the book's revision, and the operations that it knows of an application."""
     from shared_ledger import migrations
+    from shared_ledger.schema import REVISIONS
 
     with engine.connect() as connection:
         revision = migrations.revision_of(connection, schema)
-        if revision is None:
-            return None, set()
+        if revision not in REVISIONS:
+            return revision, set()
         return revision, migrations.known_operations(connection, schema, app)
 
 
-def _check_known(revision: str, schema: str) -> None:
-    from shared_ledger.errors import SchemaTooNew
-    from shared_ledger.schema import REVISIONS
-
-    if revision not in REVISIONS:
-        raise SchemaTooNew(
-            f"the book in the schema {schema!r} is at revision {revision}, which this version of "
-            "shared-ledger does not know: upgrade the program"
-        )
-
-
 def _check_current(engine: Engine, schema: str) -> None:
-    from shared_ledger.errors import SchemaNotMigrated
+    """Raise if the tables are not those that this program knows."""
+    from shared_ledger.errors import SchemaNotMigrated, SchemaTooNew
     from shared_ledger.migrations import revision_of
     from shared_ledger.schema import REVISIONS
 
@@ -154,7 +137,11 @@ def _check_current(engine: Engine, schema: str) -> None:
             f"there is no book at revision {REVISIONS[-1]} in the schema {schema!r}: "
             "run `shared-ledger migrate`"
         )
-    _check_known(revision, schema)
+    if revision not in REVISIONS:
+        raise SchemaTooNew(
+            f"the book in the schema {schema!r} is at revision {revision}, which this version of "
+            "shared-ledger does not know: upgrade the program"
+        )
 
 
 @contextmanager

@@ -16,6 +16,16 @@ depends_on = None
 
 IDENTIFIER = sa.Text(collation="C")
 
+# PostgreSQL keeps a function as it was written, so this has the margin that schema.py gives it.
+REFUSE_CHANGE = """
+create or replace function {schema}.refuse_change() returns trigger language plpgsql as $$
+begin
+    raise exception 'entries are append-only: % is refused', tg_op
+        using errcode = 'restrict_violation', hint = 'Post a reversal instead.';
+end
+$$
+"""
+
 
 def upgrade() -> None:
     schema = op.get_context().opts["book_schema"]
@@ -96,16 +106,7 @@ def upgrade() -> None:
         select 'shared', unnest(enum_range(null::{schema}.operation))
         """
     )
-    op.execute(
-        f"""
-        create or replace function {schema}.refuse_change() returns trigger language plpgsql as $$
-        begin
-            raise exception 'entries are append-only: % is refused', tg_op
-                using errcode = 'restrict_violation', hint = 'Post a reversal instead.';
-        end
-        $$
-        """
-    )
+    op.execute(REFUSE_CHANGE.format(schema=schema))
     op.execute(
         f"""
         create trigger entries_append_only before update or delete or truncate on {schema}.entries
