@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import gc
 import io
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -24,6 +26,8 @@ from shared_ledger import (
     SharedOperation,
 )
 from shared_ledger.imports import (
+    BATCHES_IN_FLIGHT,
+    MAX_BATCH_BYTES,
     MAX_ROW_BYTES,
     CsvRows,
     ImportStopped,
@@ -105,7 +109,7 @@ def test_a_quoted_field_may_span_lines() -> None:
         (b"CREDIT_ADD,user1,n1\n", "must name the columns"),
         (HEADER.decode().encode("utf-16"), "not UTF-8"),
         (b'"operation\n', "never closed"),
-        (b"x" * (MAX_ROW_BYTES + 1), "longer than"),
+        (b"x" * (MAX_ROW_BYTES + 1), "too long"),
     ],
 )
 def test_a_first_line_that_does_not_name_the_columns_is_refused(
@@ -134,7 +138,7 @@ def test_a_first_line_that_does_not_name_the_columns_is_refused(
         (b'CREDIT_ADD,"user1,n1,,', "the row has a quotation mark that is never closed"),
         (b'CREDIT_ADD,"us"er1,n1,,', "the row has text after a quoted field"),
         (b"CREDIT_ADD,us\rer1,n1,,", "the row has a carriage return in the middle"),
-        (b"CREDIT_ADD," + b"x" * MAX_ROW_BYTES + b",n1,,", "the row is longer than"),
+        (b"CREDIT_ADD," + b"x" * MAX_ROW_BYTES + b",n1,,", "the row is too long"),
     ],
 )
 def test_a_bad_row_is_reported_and_the_next_is_read(line: bytes, reason: str) -> None:
@@ -191,6 +195,28 @@ def test_a_line_that_is_too_long_behind_an_open_quotation_mark_is_a_row_of_its_o
         (4, False),
         (5, True),
     ]
+
+
+def test_a_row_of_many_short_fields_over_many_lines_is_too_long_too() -> None:
+    bad, *rest = rows_of(b'"1\n",' * MAX_ROW_BYTES)
+    assert isinstance(bad, RefusedRow)
+    assert (bad.line, "is too long" in bad.reason) == (2, True)
+    assert rest
+
+
+def test_a_file_that_is_broken_in_every_line_is_not_read_for_ever() -> None:
+    # Each line begins a row that goes on to the end, if it is let.
+    began = time.monotonic()
+    rows = rows_of(*[b'a","'] * 50_000)
+    assert len(rows) > 40_000
+    assert time.monotonic() - began < 30
+
+
+def test_a_long_row_after_a_few_broken_ones_is_read() -> None:
+    value = b'{""a"":\n' + b" \n" * 4_000 + b"1}"
+    *bad, good = rows_of(*[b'CREDIT_ADD,"user1,n,,'] * 3, b'CREDIT_ADD,user1,n1,,"' + value + b'"')
+    assert all(isinstance(row, RefusedRow) for row in bad)
+    assert isinstance(good, Row)
 
 
 def test_how_far_it_is_is_known_in_bytes() -> None:
@@ -380,8 +406,33 @@ def test_a_batch_larger_than_the_queue_is_posted(
         assert import_rows(small, adds(200), batch=20) == Summary(rows=200, posted=200)
 
 
+def test_a_few_batches_are_under_way_at_once(ledger: Ledger[SharedOperation]) -> None:
+    class Counting:
+        now = most = 0
+
+        async def apost_batch(self, postings: Sequence[Posting[Any]]) -> list[Outcome]:
+            self.now += 1
+            self.most = max(self.most, self.now)
+            outcomes = await ledger.apost_batch(postings)
+            self.now -= 1
+            return outcomes
+
+    counting: Any = Counting()
+    import_rows(counting, adds(400), batch=10)
+    assert 1 < counting.most <= BATCHES_IN_FLIGHT
+
+
+def test_batches_of_long_rows_are_shorter(ledger: Ledger[SharedOperation]) -> None:
+    long = "x" * (MAX_ROW_BYTES - 100)
+    counted: list[int] = []
+    rows = csv_of(*(("CREDIT_ADD", long, f"n{n}", "") for n in range(100)))
+    import_rows(ledger, rows, on_progress=lambda summary: counted.append(summary.rows))
+    assert len(counted) > 1
+    assert counted[0] <= MAX_BATCH_BYTES // MAX_ROW_BYTES + 2
+
+
 def test_a_database_that_is_gone_stops_it_and_tells_the_line(
-    ledger: Ledger[SharedOperation],
+    ledger: Ledger[SharedOperation], caplog: pytest.LogCaptureFixture
 ) -> None:
     flaky: Any = Flaky(ledger, None, LedgerUnavailable("gone"), LedgerUnavailable("gone"))
     done: list[Summary] = []
@@ -389,6 +440,8 @@ def test_a_database_that_is_gone_stops_it_and_tells_the_line(
         import_rows(flaky, adds(40), batch=10, on_progress=done.append)
     assert stopped.value.line == 12
     assert done[-1].rows == 10
+    gc.collect()
+    assert not caplog.records
     # Safe to repeat, as it says.
     summary = import_rows(ledger, adds(40), batch=10)
     assert (summary.rows, summary.posted + summary.replayed) == (40, 40)

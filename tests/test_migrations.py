@@ -31,7 +31,7 @@ from shared_ledger import (
 )
 from shared_ledger.connections import make_engine
 from shared_ledger.embedded import Cluster, program
-from shared_ledger.migrations import known_operations, migrate, migrate_book, revision_of
+from shared_ledger.migrations import migrate, migrate_book, revision_of
 from shared_ledger.schema import REVISIONS, VERSION_TABLE, book_tables
 
 ROOT = Path(__file__).parent.parent
@@ -293,7 +293,7 @@ def test_ledger_of_an_application_that_is_not_migrated_says_what_is_missing(
 
 @pytest.mark.parametrize("schema", ["", "Ledger", "a-b", 'a"b', "pg_ledger", "1a", "a" * 64])
 def test_schema_that_needs_quotes_is_refused(url: str, schema: str) -> None:
-    with pytest.raises(ConfigurationError, match="the schema .* is not a name"):
+    with pytest.raises(ConfigurationError, match=r"the schema .* is not a name"):
         Ledger(SHARED, url, schema=schema)
 
 

@@ -78,7 +78,8 @@ class Account(msgspec.Struct, frozen=True, gc=False):
     """An owner's holding of one asset.
 
     ``posted`` is the sum of the entries, ``held`` what is reserved of it, ``floor`` the lowest
-    allowed ``posted - held`` (``None``: none). ``changed_on`` is the last entry's ``created_on``.
+    allowed ``posted - held`` (``None``: none). ``changed_on`` is the last entry's ``created_on``,
+    in any time zone.
     """
 
     owner_id: str

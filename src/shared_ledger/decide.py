@@ -23,7 +23,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -287,7 +287,9 @@ class Decision:
             posted = balances.get(key, account.posted)
             # A clock that was set back does not make an account's time run backwards.
             changed_on = account.changed_on
-            created_on = now if changed_on is None or changed_on <= now else changed_on
+            created_on = (
+                now if changed_on is None or changed_on <= now else changed_on.astimezone(UTC)
+            )
             period = None
             refusal = refuse_amount(command, account, posted)
             if command.once is not None:

@@ -31,6 +31,8 @@ from shared_ledger.ledger import Ledger
 REQUIRED = ("operation", "owner_id", "nonce")
 COLUMNS = (*REQUIRED, "amount", "metadata")
 MAX_ROW_BYTES = 128 * 1024
+# What a row over several lines may have at least, however many before it were broken.
+MIN_ROW_BYTES = 1024
 MAX_BATCH_BYTES = 4 * 1024 * 1024
 BATCH = 1_000
 BATCHES_IN_FLIGHT = 4
@@ -47,7 +49,7 @@ _CSV_PROBLEMS = (
     ("unexpected end of data", "has a quotation mark that is never closed"),
     ("expected after", "has text after a quoted field, or a quotation mark is missing"),
     ("new-line character", "has a carriage return in the middle"),
-    ("field larger", f"is longer than {MAX_ROW_BYTES} bytes: is a quotation mark missing?"),
+    ("field larger", "is too long, or has a quotation mark that is never closed"),
 )
 
 
@@ -141,6 +143,7 @@ class CsvRows:
                 yield lines.taken[0].number, [], _csv_problem(error)
                 lines.put_back(1)
                 continue
+            lines.recover()
             if fields:
                 flaws = (line.flaw for line in lines.taken if line.flaw)
                 yield lines.taken[0].number, fields, next(flaws, None)
@@ -378,6 +381,7 @@ class _Lines:
         self._number = 0
         self._waiting: deque[_Line] = deque()
         self._taken_bytes = 0
+        self._allowed_bytes = MAX_ROW_BYTES
 
     def __iter__(self) -> _Lines:
         return self
@@ -388,13 +392,23 @@ class _Lines:
             self._taken_bytes = 0
         self.taken.append(line)
         self._taken_bytes += len(line.text)
-        if line.too_long or self._taken_bytes > MAX_ROW_BYTES:
+        if line.too_long or (len(self.taken) > 1 and self._taken_bytes > self._allowed_bytes):
             raise _TooLong
         return line.text
 
     def put_back(self, kept: int) -> None:
         """Give the lines that were taken, but the first ``kept``, once more."""
-        self._waiting.extendleft(reversed(self.taken[kept:]))
+        again = self.taken[kept:]
+        if again:
+            # In a file that is broken in every line, each would be read once more for all before
+            # it. So the next row may span less.
+            self._allowed_bytes = max(self._allowed_bytes // 2, MIN_ROW_BYTES)
+            self._waiting.extendleft(reversed(again))
+
+    def recover(self) -> None:
+        """Let rows span a little more again, after a good one."""
+        if self._allowed_bytes < MAX_ROW_BYTES:
+            self._allowed_bytes += MIN_ROW_BYTES
 
     def _read(self) -> _Line:
         data = self._stream.readline(MAX_ROW_BYTES + 1)

@@ -154,10 +154,13 @@ def book_tables(schema: str = DEFAULT_SCHEMA) -> BookTables:
         Column("counterparty", _IDENTIFIER, nullable=False),
         Column("nonce", _IDENTIFIER, nullable=False),
         Column("period", _IDENTIFIER),
-        Column("metadata", JSONB),
+        # Without metadata it is SQL's null, and not the null of JSON.
+        Column("metadata", JSONB(none_as_null=True)),
         # An owner's history in order; entries can be spread over nodes by owner.
         PrimaryKeyConstraint("owner_id", "asset", "id", name="entries_pkey"),
-        UniqueConstraint("owner_id", "app", "nonce", name=NONCE_INDEX),
+        # The nonce first: it decides nearly every comparison alone, and nonces that grow with time
+        # are appended to the index instead of being spread over it (docs/decisions/0006).
+        UniqueConstraint("nonce", "owner_id", "app", name=NONCE_INDEX),
         CheckConstraint("left(counterparty, 1) = '@'", name="entries_counterparty_check"),
     )
     Index(

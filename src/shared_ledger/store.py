@@ -104,7 +104,7 @@ class Store:
             f"set_config('lock_timeout', '{LOCK_TIMEOUT_MS}', true)"
         ).encode()
         self._lock = (
-            "select owner_id, asset, posted, held, floor, changed_on "
+            "select owner_id, posted, held, floor, changed_on "
             f"from {book}.accounts where asset = %s and owner_id = any(%s::text[]) "
             "order by owner_id for no key update"
         ).encode()
@@ -182,14 +182,16 @@ class Store:
             with self._connection.pipeline():
                 self._cursor.execute(b"begin")
                 self._cursor.execute(self._settings)
-                locks = [
-                    self._reader(self._lock, (asset, text_array(sorted(owners[asset]))))
+                locks = {
+                    asset: self._reader(self._lock, (asset, text_array(sorted(owners[asset]))))
                     for asset in sorted(owners)
-                ]
+                }
                 reserved = self._reader(self._reserve, (len(commands),))
-            for lock in locks:
-                for row in lock.fetchall():
-                    accounts[row[0], row[1]] = account_of(row)
+            for asset, lock in locks.items():
+                for owner_id, posted, held, floor, changed_on in lock.fetchall():
+                    accounts[owner_id, asset] = Account(
+                        owner_id, asset, posted, held, floor, changed_on
+                    )
             now, ids = reserved.fetchall()[0]
             if careful:
                 # A statement of its own after the locks: a lock wait does not refresh the snapshot
@@ -370,12 +372,6 @@ def _columns(balances: Mapping[AccountKey, int]) -> tuple[str, str, str]:
         text_array([asset for _, asset in balances]),
         "{" + ",".join(map(str, balances.values())) + "}",
     )
-
-
-def account_of(row: Sequence[Any]) -> Account:
-    """Make an account of a row: owner_id, asset, posted, held, floor, changed_on."""
-    owner_id, asset, posted, held, floor, changed_on = row
-    return Account(owner_id, asset, posted, held, floor, utc(changed_on))
 
 
 def entry_of(row: Sequence[Any]) -> Entry:

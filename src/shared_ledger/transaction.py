@@ -14,11 +14,11 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session
 
-from shared_ledger.book import AccountKey, ClaimKey, Entry, NonceKey, Outcome
+from shared_ledger.book import Account, AccountKey, ClaimKey, Entry, NonceKey, Outcome
 from shared_ledger.decide import Book, Changes, Command, decide
 from shared_ledger.errors import Refusal
 from shared_ledger.schema import BookTables, select_entries
-from shared_ledger.store import account_of, entry_of, utc
+from shared_ledger.store import entry_of, utc
 
 
 def post_within(executor: Connection | Session, tables: BookTables, command: Command) -> Outcome:
@@ -85,7 +85,7 @@ def _load(connection: Connection, tables: BookTables, command: Command) -> Book:
         ).scalar_one()
         if period is not None:
             claims[command.owner_id, command.app, command.operation] = period
-    return Book(utc(now), [entry_id], {key: account_of(row)}, found, claims)
+    return Book(utc(now), [entry_id], {key: Account(*row)}, found, claims)
 
 
 def _save(connection: Connection, tables: BookTables, changes: Changes) -> None:

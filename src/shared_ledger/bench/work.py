@@ -75,7 +75,8 @@ def store_entries(url: str, schema: str, entries: int) -> None:
         connection.execute(
             sa.text(
                 f"insert into {accounts} (owner_id, asset, posted, floor, changed_on) "
-                f"select owner_id, asset, sum(amount), 0, max(created_on) from {name} group by 1, 2 "
+                "select owner_id, asset, sum(amount), 0, max(created_on) "
+                f"from {name} group by 1, 2 "
                 "union all select '@issued', 'credits', -sum(amount), null, max(created_on) "
                 f"from {name}"
             )

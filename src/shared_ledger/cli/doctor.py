@@ -18,7 +18,7 @@ from shared_ledger.cli.options import (
     load_application,
     place_of,
 )
-from shared_ledger.cli.output import console, plain, print_json
+from shared_ledger.cli.output import plain, print_block, print_json
 from shared_ledger.errors import LedgerError
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _show(checks: list[Check]) -> None:
         if check.advice:
             detail.append(f"\n{plain(check.advice)}", style="bold")
         table.add_row(Text(check.state, style=_STYLES[check.state]), Text(check.name), detail)
-    console().print(table)
+    print_block(table)
 
 
 def _checks(place: str | None) -> Iterator[Check]:

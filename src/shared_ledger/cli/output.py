@@ -51,9 +51,7 @@ def print_table(columns: Sequence[tuple[str, Justify]], rows: Iterable[Sequence[
     """Print rows under headings; a long cell is folded, never cut."""
     from rich.table import Table
 
-    console().print(
-        _filled(Table(box=_lines(), pad_edge=False, collapse_padding=True), columns, rows)
-    )
+    print_block(_filled(Table(box=_lines(), pad_edge=False, collapse_padding=True), columns, rows))
 
 
 def print_facts(title: str, facts: Iterable[tuple[str, object]]) -> None:
@@ -66,9 +64,20 @@ def print_facts(title: str, facts: Iterable[tuple[str, object]]) -> None:
     table.add_column(overflow="fold")
     for name, value in facts:
         table.add_row(Text(f"  {name}"), Text(shown(value)))
+    print_line(title, style="bold")
+    print_block(table)
+
+
+def print_block(table: Table) -> None:
+    """Print a table, for programs and files without the spaces that fill its last column."""
     target = console()
-    target.print(Text(plain(title), style="bold"))
-    target.print(table)
+    if target.is_terminal:
+        target.print(table)
+        return
+    with target.capture() as capture:
+        target.print(table)
+    for line in capture.get().splitlines():
+        sys.stdout.write(f"{line.rstrip()}\n")
 
 
 def shown(value: object) -> str:

@@ -71,7 +71,7 @@ def upgrade() -> None:
         sa.Column("period", IDENTIFIER),
         sa.Column("metadata", postgresql.JSONB),
         sa.PrimaryKeyConstraint("owner_id", "asset", "id", name="entries_pkey"),
-        sa.UniqueConstraint("owner_id", "app", "nonce", name="entries_nonce_key"),
+        sa.UniqueConstraint("nonce", "owner_id", "app", name="entries_nonce_key"),
         sa.CheckConstraint("left(counterparty, 1) = '@'", name="entries_counterparty_check"),
         schema=schema,
     )
