@@ -61,14 +61,14 @@ class BatchReport:
     queued: int
 
 
-class _Single:
-    """One command of one coroutine."""
+class _Single(Waiting[Outcome]):
+    """One command of one coroutine, which waits."""
 
-    __slots__ = ("commands", "waiting")
+    __slots__ = ("commands",)
 
     def __init__(self, command: Command) -> None:
+        super().__init__()
         self.commands = (command,)
-        self.waiting: Waiting[Outcome] = Waiting()
 
 
 class _Part:
@@ -291,7 +291,7 @@ def _answer(jobs: Sequence[_Job], outcomes: list[Outcome], failure: LedgerError 
         if isinstance(job, _Part):
             job.whole.answer(job.positions, outcomes[start:end], error)
         else:
-            coroutines.append((job.waiting, error or outcomes[start]))
+            coroutines.append((job, error or outcomes[start]))
         start = end
     answer(coroutines)
 
@@ -368,12 +368,15 @@ class Writer:
 
         The future gives the posted entry, or raises the refusal. Raises as ``submit``.
         """
+        self.check_open()
         job = _Single(command)
         # While little waits, one lane's larger transactions are cheaper than those of two.
         first = self._lanes[0]
         lane = first if first.queued < SPREAD_FROM else self._lane_of(command)
-        self._put({lane: job})
-        return job.waiting.future
+        with self._gate:
+            self._check_room(lane, job)
+            lane.put(job)
+        return job.future
 
     def close(self) -> None:
         """Write what was taken, answer it, and close the connections.
@@ -405,13 +408,17 @@ class Writer:
         """Queue all of the jobs or none."""
         self.check_open()
         with self._gate:
-            self.check_open()
             for lane, job in jobs.items():
-                # A batch larger than the whole queue is taken when nothing else waits.
-                if lane.queued and lane.queued + len(job.commands) > self._max_queue:
-                    raise LedgerOverloaded
+                self._check_room(lane, job)
             for lane, job in jobs.items():
                 lane.put(job)
+
+    def _check_room(self, lane: _Lane, job: _Job) -> None:
+        if self._closed:
+            raise LedgerClosed
+        # A batch larger than the whole queue is taken when nothing else waits.
+        if lane.queued and lane.queued + len(job.commands) > self._max_queue:
+            raise LedgerOverloaded
 
     def _lane_of(self, command: Command) -> _Lane:
         return self._lanes[hash(command.owner_id) % len(self._lanes)]

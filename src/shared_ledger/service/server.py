@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -76,34 +77,42 @@ def run(app: FastAPI, settings: Settings, *, listener: socket.socket | None = No
         backlog=BACKLOG,
         timeout_graceful_shutdown=GRACE_S,
     )
+    server = uvicorn.Server(config)
     with (
         listener or listen(settings.host, settings.port) as port,
-        _signals_kept(),
+        _signals(app, server),
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
-        runner.run(_serve(app, uvicorn.Server(config), port))
+        runner.run(_serve(app, server, port))
 
 
 async def _serve(app: FastAPI, server: uvicorn.Server, port: socket.socket) -> None:
     # Not left to uvicorn, which would log as a traceback why the ledger cannot be opened.
     async with app.router.lifespan_context(app):
-        if threading.current_thread() is threading.main_thread():
-            # Uvicorn raises the signal that ended it once more, which would end us before the
-            # ledger is closed.
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, lambda *_: None)
         await server.serve(sockets=[port])
 
 
 @contextmanager
-def _signals_kept() -> Iterator[None]:
-    """Give the signals back to those who handled them before."""
+def _signals(app: FastAPI, server: uvicorn.Server) -> Iterator[None]:
+    """Let a signal end the server in order once the ledger is open, and us at once before that.
+
+    Uvicorn handles signals only while it serves, and raises them once more when it has ended.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def end(number: int, _: FrameType | None) -> None:
+        if hasattr(app.state, "ledger"):
+            server.should_exit = True
+        elif number == signal.SIGINT:
+            raise KeyboardInterrupt
+        else:
+            sys.exit(128 + number)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
-        for number, handler in handlers.items():
+        for number, handler in before.items():
             signal.signal(number, handler)
