@@ -580,6 +580,7 @@ def test_closed_event_loop_does_not_break_the_writer(
             other = pool.submit(ledger.post, spend("user1", "waited for"))
             eventually(lambda: ledger.queued == 2)
         assert not other.result().replayed
+    eventually(lambda: ledger.queued == 0)
     assert ledger.post(spend("user1", "left alone")).replayed
     tasks[0]._log_destroy_pending = False  # type: ignore[attr-defined]  # asyncio would complain
 
