@@ -24,7 +24,10 @@ from shared_ledger import (
     Rule,
     SharedOperation,
 )
+from shared_ledger.connections import make_engine
 from shared_ledger.operations import INT64_MAX, INT64_MIN
+from shared_ledger.schema import book_tables
+from shared_ledger.verify import verify
 
 # No deadline: the machine may be busy. The same examples each time where a failure would be a
 # nuisance to whoever did not cause it.
@@ -125,7 +128,7 @@ def nonces(url: str, schema: str, owner_id: str) -> list[str]:
 
 
 def assert_sound(url: str, schema: str) -> None:
-    """Prove the book by plain SQL: it sums to zero, and every balance is that of its entries."""
+    """Prove the book by plain SQL, and by its own verification: all sums and balances are right."""
     unbalanced = query(
         url,
         f"select asset, sum(posted) from {schema}.accounts group by asset having sum(posted) <> 0",
@@ -167,6 +170,10 @@ def assert_sound(url: str, schema: str) -> None:
         "where posted - held < floor or (floor is null) <> (left(owner_id, 1) = '@')",
     )
     assert overspent == []
+    engine = make_engine(url)
+    report = verify(engine, book_tables(schema))
+    engine.dispose()
+    assert report.agrees, report.disagreements
 
 
 def eventually(fact: Callable[[], object], *, within_s: float = 30) -> None:

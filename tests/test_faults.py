@@ -392,6 +392,42 @@ def test_commit_whose_answer_is_lost_is_done_once(
     assert_sound(cluster.url, schema)
 
 
+def test_commit_that_is_still_going_on_is_never_refused(
+    cluster: Cluster, schema: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A lost transaction that hangs in its commit keeps the account locked. "Busy" would say that
+    # nothing was recorded, and then it is.
+    monkeypatch.setattr(store, "LOCK_TIMEOUT_MS", 100)
+    with (
+        proxied(cluster.url) as proxy,
+        Ledger(SHARED, proxy.url, schema=schema, migrate=True) as ledger,
+    ):
+        ledger.post(add("user1", "opened"))
+        query(
+            cluster.url,
+            f"create function {schema}.linger() returns trigger language plpgsql "
+            "as $$ begin perform pg_sleep(2); return null; end $$",
+        )
+        query(
+            cluster.url,
+            f"create constraint trigger linger after insert on {schema}.entries "
+            f"deferrable initially deferred for each row execute function {schema}.linger()",
+        )
+        proxy.cut = once(lambda sent: b"commit" in sent)
+        # The next connection sends the text of its statements anew.
+        query(
+            cluster.url,
+            "select pg_terminate_backend(pid) from pg_stat_activity "
+            "where application_name = 'shared-ledger'",
+        )
+        with pytest.raises(LedgerUnavailable):
+            ledger.post(add("user1", "n1"))
+        query(cluster.url, f"drop trigger linger on {schema}.entries")
+        assert ledger.post(add("user1", "n1")).replayed
+    assert nonces(cluster.url, schema, "user1") == ["opened", "n1"]
+    assert_sound(cluster.url, schema)
+
+
 @pytest.mark.parametrize("delivered", [True, False])
 def test_connection_cut_anywhere_writes_each_posting_once(
     cluster: Cluster, schema: str, *, delivered: bool

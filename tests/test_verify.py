@@ -447,19 +447,21 @@ def test_it_agrees_while_others_post(
 
     def post() -> None:
         number = 0
-        while not stop.is_set():
+        # Not as fast as can be: with a range for each owner the book would outgrow the proof.
+        while not stop.wait(0.02):
             number += 1
-            ledger.post_batch([Posting(ADD, f"o{i % 7}", f"{number}-{i}") for i in range(20)])
+            ledger.post_batch([Posting(ADD, f"o{i % 7}", f"{number}-{i}") for i in range(5)])
 
     poster = threading.Thread(target=post)
     poster.start()
     try:
-        reports = [verify(engine, tables) for _ in range(5)]
+        reports = [verify(engine, tables)]
+        while len(reports) < 3 or reports[-1].entries == reports[0].entries:
+            reports.append(verify(engine, tables))
     finally:
         stop.set()
         poster.join()
     assert all(report.agrees for report in reports)
-    assert reports[-1].entries > reports[0].entries
 
 
 def test_a_connection_can_be_given_and_is_left_as_it_was(

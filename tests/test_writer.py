@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import Engine
 
 from builders import (
     SHOP,
@@ -47,7 +49,7 @@ from shared_ledger import (
     store,
     writer,
 )
-from shared_ledger.decide import Decision
+from shared_ledger.decide import Book, Command, Decision
 from shared_ledger.embedded import Cluster
 from shared_ledger.operations import INT64_MAX
 from shared_ledger.writer import BatchReport
@@ -353,13 +355,83 @@ def test_busy_account_can_be_posted_to_when_it_is_free(
     assert impatient.post(spend("bob", "n1")).entry.balance_after == 9
 
 
+@pytest.fixture
+def tries(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of the transactions that were begun."""
+    sizes: list[int] = []
+    load = store.Store.load
+
+    def counted(self: store.Store, commands: Sequence[Command], *, careful: bool) -> Book:
+        sizes.append(len(commands))
+        return load(self, commands, careful=careful)
+
+    monkeypatch.setattr(store.Store, "load", counted)
+    return sizes
+
+
+def test_one_locked_account_costs_a_large_batch_two_waits(
+    impatient: SharedLedger, cluster: Cluster, schema: str, tries: list[int]
+) -> None:
+    owners = [f"user{number}" for number in range(100)]
+    impatient.post_batch([add(owner_id, "opened") for owner_id in owners])
+    tries.clear()
+    with locked_account(cluster.url, schema, "user77"):
+        outcomes = impatient.post_batch([spend(owner_id, "n1") for owner_id in owners])
+    assert [outcome for outcome in outcomes if not isinstance(outcome, Posted)] == [
+        AccountBusy("user77")
+    ]
+    assert outcomes[77] == AccountBusy("user77")
+    # In each lane; the one that has the account tries all, then those that are free, then the rest.
+    assert len(tries) <= 3 + writer.LANES
+    assert_sound(cluster.url, schema)
+
+
+def test_all_postings_to_a_locked_account_are_busy_at_once(
+    impatient: SharedLedger, cluster: Cluster, schema: str, tries: list[int]
+) -> None:
+    tries.clear()
+    with locked_account(cluster.url, schema, "bob"):
+        outcomes = impatient.post_batch([spend("bob", str(number)) for number in range(9)])
+    assert outcomes == [AccountBusy("bob")] * 9
+    assert tries == [9]
+
+
 def test_locked_system_account_is_busy_for_who_needs_it(
-    impatient: SharedLedger, cluster: Cluster, schema: str
+    impatient: SharedLedger, cluster: Cluster, schema: str, tries: list[int]
 ) -> None:
     impatient.post(spend("ann", "so that @spent exists"))
+    tries.clear()
     with locked_account(cluster.url, schema, "@issued"):
-        outcomes = impatient.post_batch([add("ann", "1"), spend("bob", "2")])
-    assert [outcome.code for outcome in map(refused, outcomes[:1])] == ["account_busy"]
+        outcomes = impatient.post_batch(
+            [
+                posting
+                for number in range(20)
+                for posting in (add("ann", f"a{number}"), spend("ann", f"b{number}"))
+            ]
+        )
+    assert outcomes[::2] == [AccountBusy("ann")] * 20
+    assert [posted(outcome).entry.amount for outcome in outcomes[1::2][:9]] == [-1] * 9
+    assert len(tries) <= 3
+    assert_sound(cluster.url, schema)
+
+
+def test_account_that_another_transaction_is_opening_is_busy(
+    impatient: SharedLedger, engine: Engine, cluster: Cluster, schema: str
+) -> None:
+    with engine.connect() as connection:
+        # Its row cannot be seen before it is committed.
+        tables = impatient.tables.accounts
+        connection.execute(
+            sa.insert(tables).values(
+                owner_id="new", asset="credits", floor=0, changed_on=sa.func.now()
+            )
+        )
+        outcomes = impatient.post_batch(
+            [add("ann", "1"), add("new", "2"), add("newer", "3"), spend("bob", "4")]
+        )
+        connection.rollback()
+    assert outcomes[1] == AccountBusy("new")
+    assert [isinstance(outcome, Posted) for outcome in outcomes] == [True, False, True, True]
     assert_sound(cluster.url, schema)
 
 

@@ -114,6 +114,11 @@ def check_owner_id(owner_id: str) -> str:
     return owner_id
 
 
+def check_asset(asset: str) -> str:
+    """Return the asset; raise ``InvalidPosting`` if nothing can have this name."""
+    return _checked_text("asset", asset)
+
+
 def _checked_text(name: str, text: object) -> str:
     if not isinstance(text, str):
         raise InvalidPosting(name, f"is a string, not {type(text).__name__}")

@@ -17,10 +17,10 @@ from sqlalchemy.orm import Session
 from shared_ledger import migrations
 from shared_ledger.book import Balance, Outcome, Page, Posted, Posting
 from shared_ledger.connections import Database, make_engine
-from shared_ledger.decide import Command, check_owner_id, command_of
+from shared_ledger.decide import Command, check_asset, check_owner_id, command_of
 from shared_ledger.errors import LedgerUnavailable, Refusal
 from shared_ledger.operations import CREDITS, Application, OperationT
-from shared_ledger.queries import check_limit, page_of, select_history
+from shared_ledger.queries import check_page, page_of, select_history
 from shared_ledger.reader import Reader
 from shared_ledger.schema import DEFAULT_SCHEMA, book_tables
 from shared_ledger.store import Store
@@ -178,15 +178,15 @@ class Ledger(Generic[OperationT]):
         Raises
         ------
         InvalidPosting
-            If ``owner_id`` cannot be an owner's.
+            If ``owner_id`` cannot be an owner's, or ``asset`` an asset's name.
         LedgerUnavailable
             If the database cannot be reached.
         """
-        return self._reader.submit((check_owner_id(owner_id), asset)).result()
+        return self._reader.submit((check_owner_id(owner_id), check_asset(asset))).result()
 
     async def abalance(self, owner_id: str, *, asset: str = CREDITS) -> Balance:
         """``balance`` for coroutines."""
-        return await self._reader.submit_async((check_owner_id(owner_id), asset))
+        return await self._reader.submit_async((check_owner_id(owner_id), check_asset(asset)))
 
     def history(
         self,
@@ -203,12 +203,13 @@ class Ledger(Generic[OperationT]):
         Raises
         ------
         InvalidPosting
-            If ``owner_id`` or ``limit`` cannot be used.
+            If ``owner_id``, ``asset``, ``limit`` or ``cursor`` cannot be used.
         LedgerUnavailable
             If the database cannot be reached.
         """
         owner_id = check_owner_id(owner_id)
-        check_limit(limit)
+        asset = check_asset(asset)
+        check_page(limit, cursor)
         self._writer.check_open()
         select = select_history(self.tables, owner_id, asset, limit=limit, cursor=cursor)
         with _Reading(), self._engine.connect() as connection:

@@ -13,16 +13,19 @@ import sqlalchemy as sa
 
 from shared_ledger.book import Page
 from shared_ledger.errors import InvalidPosting
+from shared_ledger.operations import INT64_MAX
 from shared_ledger.schema import BookTables, select_entries
 from shared_ledger.store import entry_of
 
 MAX_PAGE = 1_000
 
 
-def check_limit(limit: int) -> None:
-    """Raise ``InvalidPosting`` if a page cannot have this many entries."""
+def check_page(limit: int, cursor: int | None) -> None:
+    """Raise ``InvalidPosting`` if there can be no such page."""
     if type(limit) is not int or not 1 <= limit <= MAX_PAGE:
         raise InvalidPosting("limit", f"is 1 to {MAX_PAGE} entries, not {limit!r}")
+    if cursor is not None and (type(cursor) is not int or not 0 < cursor <= INT64_MAX):
+        raise InvalidPosting("cursor", "is one that a page gave")
 
 
 def select_history(

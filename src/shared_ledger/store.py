@@ -46,12 +46,14 @@ class Conflict(StoreError):
 class Rejected(StoreError):
     """The database refused the batch for what is in it; it was rolled back.
 
-    ``busy`` tells that an account stayed locked by another transaction.
+    ``busy`` tells that an account stayed locked by another transaction, ``system`` that it was one
+    of the system accounts.
     """
 
-    def __init__(self, reason: str, *, busy: bool) -> None:
+    def __init__(self, reason: str, *, busy: bool, system: bool = False) -> None:
         super().__init__(reason)
         self.busy = busy
+        self.system = system
 
 
 class Unreachable(StoreError):
@@ -107,6 +109,12 @@ class Store:
             "select owner_id, posted, held, floor, changed_on "
             f"from {book}.accounts where asset = %s and owner_id = any(%s::text[]) "
             "order by owner_id for no key update"
+        ).encode()
+        self._busy = (
+            f"with free as (select owner_id from {book}.accounts where asset = %(asset)s "
+            "and owner_id = any(%(owners)s::text[]) for no key update skip locked) "
+            f"select owner_id from {book}.accounts where asset = %(asset)s "
+            "and owner_id = any(%(owners)s::text[]) and owner_id not in (select owner_id from free)"
         ).encode()
         self._reserve = (
             f"select clock_timestamp(), array_agg(nextval('{book}.{ENTRIES_ID_SEQUENCE}')) "
@@ -229,9 +237,19 @@ class Store:
             self._end_copy()
             return self._find(commands)
 
+    def busy(self, commands: Sequence[Command]) -> set[AccountKey]:
+        """Return the owners' accounts that other transactions keep locked at this moment."""
+        locked: set[AccountKey] = set()
+        with _Translated(self._connection):
+            for asset in {command.asset for command in commands}:
+                owners = {command.owner_id for command in commands if command.asset == asset}
+                named = {"asset": asset, "owners": text_array(sorted(owners))}
+                locked.update((row[0], asset) for row in self._cursor.execute(self._busy, named))
+        return locked
+
     def commit(self, book: Book, changes: Changes) -> None:
         """Change the existing accounts and the system accounts, and commit."""
-        with _Translated(self._connection):
+        with _Translated(self._connection, system=True):
             self._end_copy()
             with self._connection.pipeline():
                 if changes.posted:
@@ -293,10 +311,11 @@ def connect(url: str, *, autocommit: bool = True) -> psycopg.Connection[Any]:
 class _Translated:
     """Turns the driver's errors into the store's three, and rolls back."""
 
-    __slots__ = ("_connection",)
+    __slots__ = ("_connection", "_system")
 
-    def __init__(self, connection: psycopg.Connection[Any]) -> None:
+    def __init__(self, connection: psycopg.Connection[Any], *, system: bool = False) -> None:
         self._connection = connection
+        self._system = system
 
     def __enter__(self) -> None:
         return None
@@ -315,7 +334,8 @@ class _Translated:
             raise Unreachable(_line(error)) from error
         if isinstance(error, _CONFLICTS):
             raise Conflict(_line(error)) from error
-        raise Rejected(_line(error), busy=isinstance(error, pg.LockNotAvailable)) from error
+        busy = isinstance(error, pg.LockNotAvailable)
+        raise Rejected(_line(error), busy=busy, system=self._system) from error
 
 
 def _line(error: psycopg.Error) -> str:

@@ -192,7 +192,7 @@ class _Lane(threading.Thread):
         give_up_at = time.monotonic() + (GIVE_UP_AFTER_S if self._reachable else 0)
         pause = FIRST_PAUSE_S
         conflicts = 0
-        retry = False
+        retry = lost = False
         while True:
             try:
                 outcomes = self._try(commands, careful=retry or self._careful > 0)
@@ -202,11 +202,15 @@ class _Lane(threading.Thread):
                 if conflicts > MAX_CONFLICTS:
                     return self._split(commands, Rejected(str(error), busy=True))
             except Rejected as error:
+                # It may be the lost transaction itself that holds the lock, still at its commit:
+                # a refusal would say that nothing was recorded.
+                if error.busy and lost:
+                    raise LedgerUnavailable(f"the connection was lost: {error}") from error
                 return self._split(commands, error)
             except (Unreachable, LedgerUnavailable) as error:
                 self._store = None
                 # Whether the batch was committed is not known: look its nonces up next time.
-                retry = True
+                retry = lost = True
                 if time.monotonic() >= give_up_at:
                     self._reachable = False
                     raise LedgerUnavailable(str(error)) from error
@@ -271,14 +275,34 @@ class _Lane(threading.Thread):
         return replays
 
     def _split(self, commands: Sequence[Command], error: Rejected) -> list[Outcome]:
-        """Find the commands that the database refuses; the others are written."""
-        if len(commands) > 1:
-            middle = len(commands) // 2
-            return self._write(commands[:middle]) + self._write(commands[middle:])
-        command = commands[0]
-        if error.busy:
-            return [AccountBusy(command.owner_id)]
-        return [RejectedByDatabase(command.owner_id, command.nonce, reason=str(error))]
+        """Write what the database refuses apart from the rest, until it is alone; refuse that."""
+        causes: list[Any]
+        if not error.busy:
+            causes = list(range(len(commands)))
+        elif error.system:
+            causes = [(command.counterparty, command.asset) for command in commands]
+        else:
+            causes = [(command.owner_id, command.asset) for command in commands]
+        suspects = sorted(set(causes))
+        if len(suspects) == 1:
+            return [
+                AccountBusy(command.owner_id)
+                if error.busy
+                else RejectedByDatabase(command.owner_id, command.nonce, reason=str(error))
+                for command in commands
+            ]
+        apart = set(suspects[len(suspects) // 2 :])
+        if error.busy and not error.system and self._store is not None:
+            # Looking is faster than waiting for one half after the other. Some of these may be
+            # locked for a moment only, and are written with the second part.
+            locked = self._store.busy(commands)
+            if 0 < len(locked) < len(suspects):
+                apart = locked
+        outcomes: dict[int, Outcome] = {}
+        for second in (False, True):
+            part = [index for index, cause in enumerate(causes) if (cause in apart) is second]
+            outcomes.update(zip(part, self._write([commands[i] for i in part]), strict=True))
+        return [outcomes[index] for index in range(len(commands))]
 
 
 def _answer(jobs: Sequence[_Job], outcomes: list[Outcome], failure: LedgerError | None) -> None:

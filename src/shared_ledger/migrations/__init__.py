@@ -46,7 +46,7 @@ def migrate(
     """
     with engine.begin() as connection:
         migrate_book(connection, schema, revision=revision)
-    for application in applications:
+    for application in applications if revision != BASE else ():
         with engine.begin() as connection:
             add_operations(connection, schema, application.name, list(application.rules))
 
