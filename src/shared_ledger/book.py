@@ -16,7 +16,7 @@ from shared_ledger.errors import Refusal
 from shared_ledger.operations import OperationT
 
 
-class Posting(msgspec.Struct, Generic[OperationT], frozen=True):
+class Posting(msgspec.Struct, Generic[OperationT], frozen=True, gc=False):
     """One credit operation to post.
 
     Attributes
