@@ -18,6 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -145,8 +146,8 @@ def _measure_service(
         progress.update(task, description="memory")
     with _service(cluster) as (port, process):
         for name, posts in (
-            ("memory_after_10000_posts_mib", FEW_POSTS),
-            ("memory_after_1000000_posts_mib", int(MANY_POSTS * min(scale, 1)) - FEW_POSTS),
+            ("memory_10k_posts_mib", FEW_POSTS),
+            ("memory_1m_posts_mib", int(MANY_POSTS * min(scale, 1)) - FEW_POSTS),
         ):
             request = urllib.request.Request(  # Our own service, on the loopback.
                 f"http://{HOST}:{port}/burst?count={posts}", method="POST"
@@ -253,15 +254,15 @@ def _processor() -> str:
 
 
 def _table(figures: Figures, samples: dict[str, list[float]]) -> Table:
-    table = Table(title="Shared Ledger, per second", title_justify="left")
-    table.add_column("figure")
+    table = Table(box=SIMPLE)
+    table.add_column("figure", no_wrap=True)
     table.add_column("median", justify="right")
     table.add_column("lowest", justify="right")
     table.add_column("highest", justify="right")
     table.add_column("against", justify="right")
     for name, figure in figures.items():
         limit = "http_bare_per_s" if name.startswith("http") else "copy_limit_per_s"
-        share = f"{figure / figures[limit]:.2f} of {limit.removesuffix('_per_s')}"
+        share = f"{figure / figures[limit]:.2f} {limit.removesuffix('_per_s')}"
         digits = 0 if name.endswith("_per_s") else 1
         table.add_row(
             name,
