@@ -5,7 +5,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
 
-.PHONY: help run test check lint format migrate bench build lock upgrade clean
+.PHONY: help run test check lint format migrate upgrade bench build lock clean
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -32,16 +32,16 @@ format: .venv/dev.done ## Mend what can be mended by a program
 migrate: .venv/run.done ## Bring the book's tables up to date
 	$(BIN)/shared-ledger migrate $(ARGS)
 
+upgrade: .venv/run.done ## The same with Alembic
+	$(BIN)/alembic upgrade head $(ARGS)
+
 bench: .venv/run.done ## Measure this machine (ARGS="--json FILE")
 	$(BIN)/shared-ledger bench $(ARGS)
 
 build: .venv/dev.done ## Build the wheel into dist/
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist
 
-upgrade: ARGS += --upgrade
-upgrade: lock ## Move the locked dependencies to their newest versions
-
-lock: .venv/dev.done ## Write the locked dependencies anew
+lock: .venv/dev.done ## Write the locked dependencies anew (ARGS=--upgrade: their newest versions)
 	$(BIN)/uv pip compile $(LOCK) $(ARGS) pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile $(LOCK) $(ARGS) --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
 

@@ -54,12 +54,17 @@ def empty(url: str) -> Iterator[Engine]:
     engine.dispose()
 
 
+def python_path(folder: Path) -> str:
+    """Where a program of its own finds the application in the folder, and whatever we find."""
+    return os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
 def alembic(folder: Path, url: str, *arguments: str, **environment: str) -> str:
     """Run Alembic as a user does, and return what it said; its last line if it failed."""
     done = subprocess.run(
         [sys.executable, "-m", "alembic", *arguments],
         cwd=folder,
-        env={**os.environ, "DATABASE_URL": url, "PYTHONPATH": str(folder), **environment},
+        env={**os.environ, "DATABASE_URL": url, "PYTHONPATH": python_path(folder), **environment},
         capture_output=True,
         text=True,
         check=False,
@@ -385,7 +390,7 @@ with Ledger(APPLICATION, {self.url!r}) as ledger:
 """
         subprocess.run(
             [sys.executable, "-c", program],
-            env={**os.environ, "PYTHONPATH": str(self.folder)},
+            env={**os.environ, "PYTHONPATH": python_path(self.folder)},
             check=True,
         )
 
