@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Iterator
 from itertools import count
+from pathlib import Path
 
 import pytest
 from sqlalchemy.engine import Engine
@@ -41,3 +44,15 @@ def engine(cluster: Cluster) -> Iterator[Engine]:
     engine = make_engine(cluster.url)
     yield engine
     engine.dispose()
+
+
+@pytest.fixture
+def data() -> Iterator[Path]:
+    """A folder for an embedded PostgreSQL that its system user can reach, root's tests included.
+
+    Not under ``tmp_path``: that is private, so that root's data would be put elsewhere and stay.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="ledger-"))
+    folder.chmod(0o755)
+    yield folder / "data"
+    shutil.rmtree(folder)

@@ -32,18 +32,18 @@ def test_the_reference_is_what_the_docstrings_say() -> None:
     assert (TOP / "docs" / "reference.md").read_text() == made, "run python docs/make_reference.py"
 
 
-def test_the_readme_example_prints_what_its_comments_say(tmp_path: Path) -> None:
+def test_the_readme_example_prints_what_its_comments_say(data: Path) -> None:
     readme = (TOP / "README.md").read_text()
     code = re.search(r"```python\n(.*?)```", readme, re.DOTALL)
     assert code is not None
-    assert python(code[1], tmp_path / "data").splitlines() == [
+    assert python(code[1], data).splitlines() == [
         "ada has 2 credits available, 4 required",
         "2",
     ]
 
 
 @pytest.mark.parametrize("name", ["two_applications.py"])
-def test_the_example_runs(name: str, tmp_path: Path) -> None:
-    shown = python((TOP / "examples" / name).read_text(), tmp_path / "data")
+def test_the_example_runs(name: str, data: Path) -> None:
+    shown = python((TOP / "examples" / name).read_text(), data)
     assert "refused: ada has 1 credits available, 5 required" in shown
     assert "replayed: True" in shown

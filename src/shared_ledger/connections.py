@@ -11,8 +11,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Engine
 
 from shared_ledger.embedded import Cluster, open_cluster
-from shared_ledger.errors import ConfigurationError
-from shared_ledger.store import connect
+from shared_ledger.errors import ConfigurationError, LedgerUnavailable
+from shared_ledger.store import Store, connect
 
 DATA_VARIABLE = "SHARED_LEDGER_DATA"
 URL_VARIABLE = "DATABASE_URL"
@@ -34,6 +34,22 @@ class Database:
     def embedded(self) -> bool:
         """Whether it is the embedded PostgreSQL."""
         return self.cluster is not None
+
+    def store(self, schema: str) -> Store:
+        """Open a connection to a book; an embedded PostgreSQL that died is started again.
+
+        Raises
+        ------
+        LedgerUnavailable
+            If the database cannot be reached.
+        """
+        try:
+            return Store(self.url, schema)
+        except LedgerUnavailable:
+            if self.cluster is None:
+                raise
+            self.cluster.ensure_running()
+            return Store(self.url, schema)
 
     def close(self) -> None:
         """Let go of the embedded PostgreSQL; the last one to do so stops it."""

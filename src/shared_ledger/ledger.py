@@ -23,7 +23,6 @@ from shared_ledger.operations import CREDITS, Application, OperationT
 from shared_ledger.queries import check_page, page_of, select_history
 from shared_ledger.reader import Reader
 from shared_ledger.schema import DEFAULT_SCHEMA, book_tables
-from shared_ledger.store import Store
 from shared_ledger.transaction import post_within
 from shared_ledger.writer import LANES, MAX_BATCH, MAX_QUEUE, BatchReport, Writer
 
@@ -86,15 +85,14 @@ class Ledger(Generic[OperationT]):
         except BaseException:
             self._database.close()
             raise
-        database_url = self._database.url
         self._writer = Writer(
-            lambda: Store(database_url, schema),
+            lambda: self._database.store(schema),
             lanes=lanes,
             max_batch=max_batch,
             max_queue=max_queue,
             observe=observe,
         )
-        self._reader = Reader(lambda: Store(database_url, schema))
+        self._reader = Reader(lambda: self._database.store(schema))
 
     @property
     def url(self) -> str:
