@@ -8,7 +8,20 @@ from pathlib import Path
 import shared_ledger
 
 GROUPS = {
-    "The ledger": ("Ledger", "Posting", "Posted", "Outcome", "Entry", "Balance", "Page"),
+    "The ledger": ("Ledger",),
+    "Requests": (
+        "Request",
+        "Posting",
+        "Group",
+        "Part",
+        "Transfer",
+        "PlaceHold",
+        "CaptureHold",
+        "ReleaseHold",
+        "Reversal",
+    ),
+    "Results": ("Result", "Outcome", "Posted", "Held", "Entry", "Hold"),
+    "Reading": ("Balance", "Page", "Grant", "Statement", "Total", "Quote", "Payment"),
     "Operations": (
         "Application",
         "BaseLedgerOperation",
@@ -28,6 +41,8 @@ GROUPS = {
 }
 CONSTANTS = {
     "Outcome": "What became of one posting of a batch: `Posted | Refusal`.",
+    "Request": "Whatever a ledger can be asked to post, from `Posting` to `Reversal`.",
+    "Result": "What became of one request of a batch: `Posted | Held | Refusal`.",
     "SHARED": "The application that has the shared operations only.",
     "SHARED_OPERATION_VALUES": "The shared operations, to be composed with an application's own.",
     "SHARED_RULES": "The rules of the shared operations, used where an application gives none.",

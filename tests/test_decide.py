@@ -30,16 +30,10 @@ from shared_ledger import (
     SharedOperation,
 )
 from shared_ledger.book import Account
-from shared_ledger.decide import (
-    MAX_METADATA_BYTES,
-    MAX_METADATA_DEPTH,
-    Book,
-    Changes,
-    Command,
-    check_owner_id,
-    command_of,
-    decide,
-)
+from shared_ledger.checks import MAX_METADATA_BYTES, MAX_METADATA_DEPTH, check_owner_id
+from shared_ledger.commands import Command, command_of
+from shared_ledger.decide import decide
+from shared_ledger.hand import Book, Changes
 from shared_ledger.operations import INT64_MAX, INT64_MIN
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -71,6 +65,10 @@ def decided(
         claims or {},
     )
     return decide(book, commands)
+
+
+def balances(changes: Changes) -> dict[tuple[str, str], int]:
+    return {key: account.posted for key, account in changes.accounts.items()}
 
 
 def outcome_of(command: Command, *accounts: Account, **more: Any) -> Outcome:
@@ -110,8 +108,7 @@ def test_entry_says_everything_about_the_posting() -> None:
 
 def test_new_account_is_opened_and_an_existing_one_changed() -> None:
     _, changes = decided([shared(ADD, "old"), shared(ADD, "new")], Account("old", "credits", 5))
-    assert changes.posted == {("old", "credits"): 15}
-    assert changes.opened == {("new", "credits"): 10}
+    assert balances(changes) == {("old", "credits"): 15, ("new", "credits"): 10}
     assert changes.system == {("@issued", "credits"): -20}
 
 
@@ -135,7 +132,7 @@ def test_assets_are_separate_accounts() -> None:
         [shop(ShopOperation.LOYALTY_POINT)], Account("user1", "credits", 5)
     )
     assert posted(outcome).entry.balance_after == 1
-    assert changes.opened == {("user1", "points"): 1}
+    assert balances(changes) == {("user1", "points"): 1}
     assert changes.system == {("@issued", "points"): -1}
 
 
@@ -161,7 +158,7 @@ def test_balance_reaches_the_largest_integer_and_not_beyond() -> None:
     outcomes, changes = decided([shared(ADD, nonce="a"), shared(ADD, nonce="b")], account)
     assert posted(outcomes[0]).entry.balance_after == INT64_MAX
     assert outcomes[1] == BalanceOutOfRange("user1", asset="credits", posted=INT64_MAX, amount=10)
-    assert changes.posted == {("user1", "credits"): INT64_MAX}
+    assert balances(changes) == {("user1", "credits"): INT64_MAX}
 
 
 def test_balance_without_a_floor_reaches_the_smallest_integer_and_not_beyond() -> None:
@@ -193,7 +190,7 @@ def test_replay_inside_a_batch_gives_the_first_entry() -> None:
     (first, second), changes = decided([shared(ADD), shared(ADD)])
     assert second == Posted(posted(first).entry, replayed=True)
     assert len(changes.entries) == 1
-    assert changes.opened == {("user1", "credits"): 10}
+    assert balances(changes) == {("user1", "credits"): 10}
 
 
 def test_replay_is_recognised_before_the_balance_is_looked_at() -> None:
@@ -410,8 +407,7 @@ def any_accounts(draw: st.DrawFn) -> list[Account]:
 def test_sum_of_all_accounts_stays_zero(accounts: list[Account], commands: list[Command]) -> None:
     _, changes = decided(commands, *accounts)
     before = {(account.owner_id, account.asset): account.posted for account in accounts}
-    gained = sum(after - before[key] for key, after in changes.posted.items())
-    gained += sum(changes.opened.values())
+    gained = sum(after - before.get(key, 0) for key, after in balances(changes).items())
     assert gained + sum(changes.system.values()) == 0
     assert gained == sum(entry.amount for entry in changes.entries)
 
@@ -438,7 +434,7 @@ def test_balance_after_is_the_running_sum(accounts: list[Account], commands: lis
         key = (entry.owner_id, entry.asset)
         running[key] = running.get(key, 0) + entry.amount
         assert entry.balance_after == running[key]
-    for key, after in {**changes.posted, **changes.opened}.items():
+    for key, after in balances(changes).items():
         assert after == running[key]
 
 
@@ -464,7 +460,7 @@ def test_two_batches_decide_as_one(
     whole, changes = decided(commands, *accounts)
     first, written = decided(commands[:cut], *accounts)
     after = {(account.owner_id, account.asset): account for account in accounts}
-    for key, total in {**written.posted, **written.opened}.items():
+    for key, total in balances(written).items():
         old = after.get(key, Account(*key))
         after[key] = Account(*key, total, old.held, old.floor, NOW)
     claims: dict[tuple[str, str, str], str] = {}
@@ -583,6 +579,12 @@ def test_ordinary_ids_are_taken_as_they_are(owner_id: str) -> None:
 
 def test_nonce_may_begin_with_an_at_sign() -> None:
     assert shared(ADD, nonce="@issued").nonce == "@issued"
+
+
+@pytest.mark.parametrize("nonce", ["@17", "@17.1"])
+def test_nonce_of_the_ledgers_own_entries_is_refused(nonce: str) -> None:
+    with pytest.raises(InvalidPosting, match="nonce is '@' and a number"):
+        shared(ADD, nonce=nonce)
 
 
 class Plain(StrEnum):

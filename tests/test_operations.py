@@ -20,7 +20,7 @@ from shared_ledger import (
     Rule,
     SharedOperation,
 )
-from shared_ledger.decide import command_of
+from shared_ledger.commands import command_of
 from shared_ledger.operations import INT64_MAX, INT64_MIN
 
 SHARED_NAMES = ["DAILY_REWARD", "SIGNUP_CREDIT", "CREDIT_SPEND", "CREDIT_ADD"]
@@ -186,7 +186,7 @@ def test_counterparty_may_be_named() -> None:
         ({"asset": ""}, "the asset '' is not"),
         ({"posted_by": frozenset()}, "posted_by is a set of 'user' and 'service'"),
         ({"posted_by": frozenset({"anyone"})}, "posted_by is a set of 'user' and 'service'"),
-        ({"once": "week"}, "once is 'ever' or 'day', not 'week'"),
+        ({"once": "year"}, "once is 'ever', 'day', 'week' or 'month', not 'year'"),
     ],
 )
 def test_rule_that_cannot_work_is_refused(given: dict[str, Any], problem: str) -> None:

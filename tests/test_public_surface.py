@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import pickle
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,26 @@ from shared_ledger import errors
 REFERENCE = Path(__file__).parent.parent / "docs/reference.md"
 
 # Values have no docstring of their own; the reference shows their comment or their type.
-VALUES = {"__version__", "SHARED", "SHARED_OPERATION_VALUES", "SHARED_RULES", "Outcome"}
+VALUES = {"__version__", "SHARED", "SHARED_OPERATION_VALUES", "SHARED_RULES"} | {
+    "Outcome",
+    "Request",
+    "Result",
+}
 
 REFUSALS = [
     errors.InvalidPosting("amount", "is required"),
     errors.InsufficientCredits("user1", asset="credits", available=1, required=2),
     errors.NonceReused("user1", "n1", field="amount", recorded=1, given=2),
     errors.AlreadyClaimed("user1", operation="SIGNUP_CREDIT", period="ever"),
+    errors.BudgetSpent("CREDIT_ADD", period="ever", budget=9, left=3, required=10),
+    errors.HoldNotFound(7),
+    errors.HoldExpired(7, expires_on=datetime(2026, 11, 21, 12, tzinfo=UTC)),
+    errors.HoldClosed(7, state="released"),
+    errors.HoldExceeded(7, remaining=1, required=2),
+    errors.EntryNotFound(7),
+    errors.NotReversible(7, reason="it moved nothing"),
+    errors.ReversalExceedsEntry(7, left=1, required=2),
+    errors.BatchRefused(position=1, reason="insufficient_credits"),
     errors.BalanceOutOfRange("user1", asset="credits", posted=1, amount=2),
     errors.AccountBusy("user1"),
     errors.RejectedByDatabase("user1", "n1", reason="no"),

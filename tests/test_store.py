@@ -25,11 +25,14 @@ from shared_ledger import (
     SharedOperation,
     decide,
 )
+from shared_ledger.book import Account, AccountKey
 from shared_ledger.connections import make_engine
 from shared_ledger.embedded import Cluster
+from shared_ledger.hand import Hand
 from shared_ledger.migrations import migrate
+from shared_ledger.rows import text_array
 from shared_ledger.schema import ENTRY_COLUMNS
-from shared_ledger.store import copy_text, text_array
+from shared_ledger.store import PLAIN_COLUMNS, copy_text
 
 SharedLedger = Ledger[SharedOperation]
 
@@ -172,7 +175,9 @@ def test_entry_is_one_line_with_a_field_for_each_column() -> None:
     text = copy_text([entry, entry]).decode()
     assert text.count("\n") == 2
     line = text.partition("\n")[0]
-    assert len(line.split("\t")) == len(ENTRY_COLUMNS)
+    assert len(line.split("\t")) == PLAIN_COLUMNS
+    (whole, *_) = copy_text([entry], plain=False).decode().split("\n")
+    assert len(whole.split("\t")) == len(ENTRY_COLUMNS)
     assert line.split("\t")[3] == "a\\\\b"
 
 
@@ -212,11 +217,20 @@ def test_account_below_its_floor_is_refused_by_the_database(
         query(cluster.url, f"update {schema}.accounts set {change} where owner_id = 'user1'")
 
 
+class WithoutFloors(Hand):
+    """Accounts that the rules let overspend."""
+
+    def account(self, key: AccountKey) -> Account:
+        account = super().account(key)
+        account.floor = None
+        return account
+
+
 def test_overspending_that_the_rules_let_through_is_refused_by_the_database(
     ledger: SharedLedger, cluster: Cluster, schema: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ledger.post_batch([sign_up("ann"), sign_up("bob")])
-    monkeypatch.setattr(decide, "refuse_amount", lambda *_: None)
+    monkeypatch.setattr(decide, "Hand", WithoutFloors)
     outcomes = ledger.post_batch(
         [spend("ann", "1"), *(spend("bob", str(number)) for number in range(5)), spend("cy", "1")]
     )

@@ -1,16 +1,25 @@
-"""The law of the ledger: what a posting must be, and what becomes of it.
+"""The law of the ledger: what becomes of a command.
 
-Nothing here knows a clock, a database or chance. ``command_of`` checks a posting against its
-application's rules; ``decide`` takes what was loaded of the book and a list of commands, and
-returns an outcome for each and the changes to write. The rules, in the order they are applied:
+Nothing here knows a clock, a database or chance. ``decide`` takes what was loaded of the book and a
+list of commands, and returns a result for each and the changes to write. The rules, in the order
+they are applied:
 
-1. A nonce that the application has used for this owner answers with the first entry if the body is
-   the same, and with the first differing field if it is not. It does so for ever.
-2. An operation that is allowed once per period is refused when the owner has had it.
-3. Nobody spends below the floor: ``posted - held + amount >= floor``. A gain is never refused for
-   the floor.
-4. No balance leaves the range of a signed 64-bit integer.
-5. The owner gains the amount, the counterparty loses it: the sum over all accounts stays zero.
+1. A nonce that the application has used for this owner answers with the first result if the body
+   is the same, and with the first differing field if it is not. It does so for ever.
+2. What has expired of an account is booked before anything else happens to it: in the order of
+   time, each at its own time.
+3. An operation that is allowed once per period is refused when the owner has had it, and one whose
+   budget is spent when it would give more.
+4. Nobody spends below the floor: ``posted - held + amount >= floor``. A gain is never refused for
+   the floor. Only a reversal may go below it, if it is told to (``allow_debt``).
+5. No balance leaves the range of a signed 64-bit integer.
+6. The owner gains the amount, the counterparty loses it: the sum over all accounts stays zero.
+7. A spend takes expiring credits first: by priority, the soonest expiry, the oldest, the smallest
+   id; then those that do not expire. A hold reserves what a spend would have taken: what it
+   reserves does not expire before it ends.
+8. A reversal of a spend gives back to the credits that paid, as if the spend had been smaller. What
+   has expired meanwhile expires again at once.
+9. While there is debt, what comes in pays it first, whether it would expire or not.
 
 A refusal changes nothing and leaves its nonce free. Commands are decided in the order given, each
 seeing what those before it did.
@@ -18,13 +27,8 @@ seeing what those before it did.
 
 from __future__ import annotations
 
-import json
-import re
-import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from decimal import Decimal
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -32,226 +36,74 @@ import msgspec
 from shared_ledger.book import (
     Account,
     AccountKey,
-    ClaimKey,
+    BudgetKey,
     Entry,
-    NonceKey,
-    Outcome,
+    Held,
+    Hold,
     Posted,
-    Posting,
+    Result,
+)
+from shared_ledger.checks import as_stored
+from shared_ledger.commands import (
+    AnyCommand,
+    AtomicCommand,
+    CaptureCommand,
+    Command,
+    GroupCommand,
+    PlaceCommand,
+    ReleaseCommand,
+    ReverseCommand,
+    SweepCommand,
+    Terms,
+    TransferCommand,
 )
 from shared_ledger.errors import (
     AlreadyClaimed,
     BalanceOutOfRange,
+    BatchRefused,
+    BudgetSpent,
+    HoldClosed,
+    HoldExceeded,
+    HoldExpired,
+    HoldNotFound,
     InsufficientCredits,
     InvalidPosting,
-    NonceReused,
     Refusal,
+    ReversalExceedsEntry,
 )
-from shared_ledger.operations import INT64_MAX, INT64_MIN, Application, Once, Rule
+from shared_ledger.hand import Book, Changes, Hand, add_all, burn_order, copy_of, time_of
+from shared_ledger.operations import (
+    INT64_MAX,
+    INT64_MIN,
+    MAX_LIFETIME,
+    REVERSAL,
+    TRANSFER,
+    TRANSFERS,
+    Once,
+)
+from shared_ledger.replays import replay
 
-MAX_ID_LENGTH = 255
-MAX_METADATA_BYTES = 8 * 1024
-MAX_METADATA_DEPTH = 64
-
-# jsonb cannot hold a NUL: an odd number of backslashes before u0000 is one.
-_NUL_IN_JSON = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
-
-
-class Command(msgspec.Struct, frozen=True, gc=False):
-    """A posting that has passed its rule: complete, and safe to write."""
-
-    app: str
-    operation: str
-    owner_id: str
-    nonce: str
-    amount: int
-    counterparty: str
-    asset: str
-    once: Once | None = None
-    amount_given: bool = False
-    metadata: str | None = None
+DEFAULT_HOLD = timedelta(days=7)
+"""How long a hold lasts whose caller does not say."""
 
 
-def command_of(application: Application[Any], posting: Posting[Any]) -> Command:
-    """Check a posting against its application's rules.
+class Swept(msgspec.Struct, frozen=True):
+    """What a sweep of an account booked."""
 
-    Raises
-    ------
-    InvalidPosting
-        Naming the field that is wrong, and what to do about it.
-    """
-    operation = posting.operation
-    rule = application.rules.get(operation) if isinstance(operation, str) else None
-    if rule is None:
-        raise application.unknown_operation(operation)
-    owner_id = check_owner_id(posting.owner_id)
-    nonce = _checked_text("nonce", posting.nonce)
-    amount = posting.amount
-    metadata = posting.metadata
-    return Command(
-        application.name,
-        str.__str__(operation),
-        owner_id,
-        nonce,
-        rule.minimum
-        if amount is None and rule.minimum == rule.maximum
-        else _checked_amount(rule, amount),
-        rule.counterparty,
-        rule.asset,
-        rule.once,
-        amount is not None,
-        None if metadata is None else _checked_metadata(metadata),
-    )
+    entries: tuple[Entry, ...]
 
 
-def check_owner_id(owner_id: str) -> str:
-    """Return the id; raise ``InvalidPosting`` if it cannot be an owner's."""
-    owner_id = _checked_text("owner_id", owner_id)
-    if owner_id[0] == "@":
-        raise InvalidPosting("owner_id", "begins with '@', which is kept for system accounts")
-    if not owner_id.isascii() and not unicodedata.is_normalized("NFC", owner_id):
-        raise InvalidPosting("owner_id", "is not in Unicode's normal form NFC; normalise it first")
-    return owner_id
+class Together(msgspec.Struct, frozen=True):
+    """What became of the commands of an atomic batch."""
+
+    results: list[Result]
 
 
-def check_asset(asset: str) -> str:
-    """Return the asset; raise ``InvalidPosting`` if nothing can have this name."""
-    return _checked_text("asset", asset)
+Decided = Result | Swept | Together
 
 
-def _checked_text(name: str, text: object) -> str:
-    if not isinstance(text, str):
-        raise InvalidPosting(name, f"is a string, not {type(text).__name__}")
-    if not text:
-        raise InvalidPosting(name, "is empty")
-    if len(text) > MAX_ID_LENGTH:
-        raise InvalidPosting(name, f"is longer than {MAX_ID_LENGTH} characters")
-    if not text.isprintable():
-        raise InvalidPosting(name, "holds a control character or another that cannot be printed")
-    if not text.isascii() and "\ufffd" in text:
-        raise InvalidPosting(name, "holds U+FFFD: it was not valid UTF-8 on its way here")
-    if text[0] == " " or text[-1] == " ":
-        raise InvalidPosting(name, "begins or ends with a space")
-    # Plain, since a member of another enum of strings is written as its name by some and as its
-    # value by others.
-    return str.__str__(text)
-
-
-def _checked_amount(rule: Rule, amount: object) -> int:
-    if amount is None:
-        raise InvalidPosting("amount", "is required: this operation has no fixed amount")
-    if type(amount) is not int:
-        raise InvalidPosting("amount", f"is a whole number, not {type(amount).__name__}")
-    if rule.minimum <= amount <= rule.maximum:
-        return amount
-    if rule.minimum == rule.maximum:
-        raise InvalidPosting("amount", f"is fixed at {rule.minimum} for this operation")
-    if not INT64_MIN <= amount <= INT64_MAX:
-        raise InvalidPosting("amount", "is outside the range of a 64-bit integer")
-    if rule.maximum <= 0 < amount:
-        raise InvalidPosting("amount", f"{amount} has the wrong sign: this operation takes credits")
-    if rule.minimum >= 0 > amount:
-        raise InvalidPosting("amount", f"{amount} has the wrong sign: this operation gives credits")
-    raise InvalidPosting("amount", f"{amount} is not within {rule.minimum} to {rule.maximum}")
-
-
-def _checked_metadata(metadata: object) -> str:
-    if not isinstance(metadata, Mapping):
-        raise InvalidPosting("metadata", f"is a JSON object, not {type(metadata).__name__}")
-    try:
-        text = json_text(metadata)
-        value = json.loads(text)
-        faithful = value == metadata
-        size = len(text.encode())
-    except (TypeError, ValueError, RecursionError) as error:
-        raise InvalidPosting("metadata", f"is not JSON: {error}") from None
-    if not faithful:
-        raise InvalidPosting("metadata", "is not JSON: keys are strings, sequences are lists")
-    if size > MAX_METADATA_BYTES:
-        raise InvalidPosting("metadata", f"is {size} bytes of JSON, over {MAX_METADATA_BYTES}")
-    if _NUL_IN_JSON.search(text):
-        raise InvalidPosting("metadata", "holds a NUL character")
-    # What the caller's stack could hold might be too deep for that of whoever reads it.
-    if text.count("[") + text.count("{") > MAX_METADATA_DEPTH < _depth(value):
-        raise InvalidPosting("metadata", f"is nested deeper than {MAX_METADATA_DEPTH} levels")
-    return text
-
-
-def _depth(value: Any) -> int:
-    depth, level = 0, [value]
-    while level := [node for node in level if isinstance(node, dict | list)]:
-        depth += 1
-        level = [
-            child for node in level for child in (node.values() if isinstance(node, dict) else node)
-        ]
-    return depth
-
-
-def json_text(value: Mapping[str, Any]) -> str:
-    """Write a JSON object on one line."""
-    return json.dumps(dict(value), allow_nan=False, ensure_ascii=False, separators=(",", ":"))
-
-
-def _as_stored(text: str) -> Any:
-    """Read JSON as the database gives it back: 1e+23 comes as a whole number of 24 digits."""
-    return json.loads(
-        text, parse_float=lambda digits: int(Decimal(digits)) if "e+" in digits else float(digits)
-    )
-
-
-def _comparable(value: object) -> object:
-    """Return what is equal for an equal field: in metadata 1 is 1.0, and is not true."""
-    if not isinstance(value, Mapping):
-        return value
-    return json.loads(json_text(value), parse_int=_number, parse_float=_number)
-
-
-def _number(digits: str) -> tuple[Decimal]:
-    # In a tuple, which JSON has not, because Python takes true for 1.
-    return (Decimal(digits),)
-
-
-@dataclass(slots=True)
-class Book:
-    """What was loaded for a list of commands, after the accounts were locked.
-
-    Attributes
-    ----------
-    now
-        The database's clock, UTC.
-    ids
-        As many new entry ids as there are commands, increasing.
-    accounts
-        The existing owners' accounts; one that is missing has nothing yet.
-    entries
-        Entries that already hold one of the commands' nonces.
-    claims
-        The newest period in which an owner has had an operation that is allowed once per period.
-    """
-
-    now: datetime
-    ids: Iterable[int]
-    accounts: Mapping[AccountKey, Account] = field(default_factory=dict)
-    entries: Mapping[NonceKey, Entry] = field(default_factory=dict)
-    claims: Mapping[ClaimKey, str] = field(default_factory=dict)
-
-
-@dataclass(slots=True)
-class Changes:
-    """What to write, all of it or nothing: new entries in order, and the accounts they change.
-
-    ``posted`` and ``opened`` are the new balances of owners' accounts that exist and that are new;
-    ``system`` is what system accounts gain.
-    """
-
-    entries: list[Entry] = field(default_factory=list)
-    posted: dict[AccountKey, int] = field(default_factory=dict)
-    opened: dict[AccountKey, int] = field(default_factory=dict)
-    system: dict[AccountKey, int] = field(default_factory=dict)
-
-
-def decide(book: Book, commands: Sequence[Command]) -> tuple[list[Outcome], Changes]:
-    """Decide every command in order; return an outcome for each, and what to write."""
+def decide(book: Book, commands: Sequence[AnyCommand]) -> tuple[list[Decided], Changes]:
+    """Decide every command in order; return a result for each, and what to write."""
     decision = Decision(book)
     return decision.take(commands), decision.changes
 
@@ -262,117 +114,518 @@ class Decision:
     A writer that takes a batch in pieces can write one piece while it decides the next.
     """
 
-    __slots__ = ("_book", "_claims", "_ids", "_known", "changes")
+    __slots__ = ("_hand", "changes")
 
-    def __init__(self, book: Book) -> None:
-        self.changes = Changes()
-        self._book = book
-        self._ids = iter(book.ids)
-        self._known = dict(book.entries)
-        self._claims = dict(book.claims)
+    def __init__(self, book: Book, *, parent: Hand | None = None) -> None:
+        self._hand = Hand(book, parent)
+        self.changes = self._hand.changes
 
-    def take(self, commands: Iterable[Command]) -> list[Outcome]:
+    def take(self, commands: Iterable[AnyCommand]) -> list[Decided]:
         """Decide these commands in order; the changes grow by what they do."""
-        book, known, claims, changes = self._book, self._known, self._claims, self.changes
-        now, accounts, system = book.now, book.accounts, changes.system
-        outcomes: list[Outcome] = []
+        known = self._hand.known
+        results: list[Decided] = []
         for command in commands:
-            owner_id, app, asset = command.owner_id, command.app, command.asset
-            nonce_key = (owner_id, app, command.nonce)
-            recorded = known.get(nonce_key)
+            recorded = known.get((command.owner_id, command.app, command.nonce))
             if recorded is not None:
-                outcomes.append(replay(recorded, command))
-                continue
-            key = (owner_id, asset)
-            account = accounts.get(key)
-            if account is None:
-                account, balances = Account(owner_id, asset), changes.opened
+                results.append(self.replay(recorded, command))
+            elif command.__class__ is Command:
+                results.append(self._post(command))
             else:
-                balances = changes.posted
-            posted = balances.get(key, account.posted)
-            # A clock that was set back does not make an account's time run backwards.
-            changed_on = account.changed_on
-            created_on = (
-                now if changed_on is None or changed_on <= now else changed_on.astimezone(UTC)
-            )
-            period = None
-            refusal = refuse_amount(command, account, posted)
-            if command.once is not None:
-                period = period_of(command.once, created_on)
-                claim_key = (owner_id, app, command.operation)
-                refusal = refuse_claim(command, period, claims.get(claim_key)) or refusal
-                if refusal is None:
-                    claims[claim_key] = period
+                results.append(self._other(command))
+        return results
+
+    def replay(self, recorded: Entry, command: AnyCommand) -> Result:
+        """Answer a command whose nonce was used before, by ``recorded``."""
+        hold = None if recorded.hold_id is None else self._hand.hold(recorded.hold_id)
+        others = self._hand.together_with(recorded)
+        return replay(recorded, command, others=others, hold=hold)
+
+    def account(self, key: AccountKey) -> Account:
+        """Return an account as it is now: after what has expired, and what was decided."""
+        return self._hand.account(key)
+
+    def _other(self, command: AnyCommand) -> Decided:
+        decided: Decided
+        match command:
+            case PlaceCommand():
+                decided = self._place(command)
+            case CaptureCommand():
+                decided = self._capture(command)
+            case ReleaseCommand():
+                decided = self._release(command)
+            case TransferCommand():
+                decided = self._transfer(command)
+            case ReverseCommand():
+                decided = self._reverse(command)
+            case GroupCommand():
+                decided = self._group(command)
+            case AtomicCommand():
+                decided = self._together(command)
+            case SweepCommand():
+                decided = self._sweep(command)
+            case Command():
+                decided = self._post(command)
+        return decided
+
+    def _sweep(self, command: SweepCommand) -> Swept:
+        written = len(self.changes.entries)
+        self._hand.account((command.owner_id, command.asset))
+        return Swept(tuple(self.changes.entries[written:]))
+
+    # Postings
+
+    def _post(  # noqa: C901, PLR0912  # the shortest way for what happens most
+        self, command: Command, *, entry_id: int | None = None, nonce: str = "", group: int = 0
+    ) -> Posted | Refusal:
+        """Post one operation; as part of a group with another id and nonce."""
+        key = (command.owner_id, command.asset)
+        hand = self._hand
+        account = hand.account(key)
+        amount, terms, once, period = command.amount, command.terms, command.once, None
+        posted = account.posted + amount
+        created_on: Any = account.changed_on
+        if once is not None:
+            period = period_of(once, created_on)
+            claim_key = (command.owner_id, command.app, command.operation)
+            refusal = refuse_claim(command, created_on, period, hand.claims.get(claim_key))
             if refusal is not None:
-                outcomes.append(refusal)
+                return refusal
+        if amount < 0 and account.floor is not None and posted - account.held < account.floor:
+            return insufficient(account, -amount)
+        if not INT64_MIN <= posted <= INT64_MAX:
+            return BalanceOutOfRange(
+                command.owner_id, asset=command.asset, posted=account.posted, amount=amount
+            )
+        if terms is not None:
+            budget_refusal = self._refuse_budget(command, terms, created_on)
+            if budget_refusal is not None:
+                return budget_refusal
+        if entry_id is None:
+            entry_id = next(hand.ids)
+        expires_on = priority = None
+        if amount < 0:
+            account.posted = posted
+            if account.expiring:
+                hand.burn(account, entry_id, -amount)
+        elif terms is None or terms.expires_in is None:
+            account.posted = posted
+        else:
+            expires_on, priority = created_on + terms.expires_in, terms.priority
+            hand.give(account, entry_id, [(amount, expires_on, priority, command.app)], amount)
+        if terms is not None:
+            self._spend_budget(command, terms, created_on)
+        if period is not None:
+            hand.claims[claim_key] = period
+        entry = Entry(
+            entry_id,
+            command.app,
+            command.operation,
+            command.owner_id,
+            command.counterparty,
+            command.asset,
+            amount,
+            posted,
+            nonce or command.nonce,
+            created_on,
+            None if command.metadata is None else as_stored(command.metadata),
+            period,
+            account.held,
+            account.expiring,
+        )
+        if group or expires_on is not None:
+            entry = msgspec.structs.replace(
+                entry, group_id=group or None, expires_on=expires_on, priority=priority
+            )
+        changes = hand.changes
+        hand.known[command.owner_id, command.app, entry.nonce] = entry
+        changes.accounts[key] = account
+        counterparty = (command.counterparty, command.asset)
+        changes.system[counterparty] = changes.system.get(counterparty, 0) - amount
+        hand.append(entry)
+        return Posted(entry)
+
+    def _refuse_budget(self, command: Command, terms: Terms, at: datetime) -> Refusal | None:
+        hand = self._hand
+        for key, budget in budgets_of(command, terms, at):
+            spent = hand.budgets.get(key, 0)
+            if spent + command.amount > budget:
+                return BudgetSpent(
+                    command.operation,
+                    period=key[2],
+                    budget=budget,
+                    left=max(0, budget - spent),
+                    required=command.amount,
+                )
+        return None
+
+    def _spend_budget(self, command: Command, terms: Terms, at: datetime) -> None:
+        hand = self._hand
+        for key, _ in budgets_of(command, terms, at):
+            hand.budgets[key] = hand.budgets.get(key, 0) + command.amount
+            add_all(hand.changes.budgets, {key: command.amount})
+
+    def _group(self, command: GroupCommand) -> Result:
+        hand = self._hand
+        trial = Decision(hand.book, parent=hand)
+        group = next(hand.ids)
+        posted: list[Posted] = []
+        for number, member in enumerate(command.members):
+            result = (
+                trial._post(member, group=group, nonce=f"@{group}.{number}")
+                if number
+                else trial._post(member, group=group, entry_id=group)
+            )
+            if isinstance(result, Refusal):
+                return result
+            posted.append(result)
+        trial._hand.keep()
+        return Posted(posted[0].entry, False, tuple(one.entry for one in posted[1:]))
+
+    def _together(self, command: AtomicCommand) -> Together:
+        hand = self._hand
+        trial = Decision(hand.book, parent=hand)
+        results: list[Any] = trial.take(command.members)
+        for position, result in enumerate(results):
+            if isinstance(result, Refusal):
+                reason = result.code
+                return Together(
+                    [
+                        other
+                        if isinstance(other, Refusal)
+                        else BatchRefused(position=position, reason=reason)
+                        for other in results
+                    ]
+                )
+        trial._hand.keep()
+        return Together(results)
+
+    # Transfers
+
+    def _transfer(self, command: TransferCommand) -> Posted | Refusal:
+        hand = self._hand
+        source_key, destination_key = command.keys
+        source, destination = hand.account(source_key), hand.account(destination_key)
+        amount = command.amount
+        if source.available < amount:
+            return insufficient(source, amount)
+        if destination.posted + amount > INT64_MAX:
+            return BalanceOutOfRange(
+                destination.owner_id,
+                asset=destination.asset,
+                posted=destination.posted,
+                amount=amount,
+            )
+        group = next(hand.ids)
+        source.posted -= amount
+        pieces = hand.burn(source, group, amount)
+        first = hand.write(
+            source,
+            command,
+            entry_id=group,
+            operation=TRANSFER,
+            counterparty=TRANSFERS,
+            amount=-amount,
+            nonce=command.nonce,
+            group_id=group,
+        )
+        entry_id = next(hand.ids)
+        # What expires keeps its expiry, priority and the application that gave it.
+        given = [(taken, grant.expires_on, grant.priority, grant.app) for grant, taken in pieces]
+        hand.give(destination, entry_id, given, amount)
+        second = hand.write(
+            destination,
+            command,
+            entry_id=entry_id,
+            operation=TRANSFER,
+            counterparty=TRANSFERS,
+            amount=amount,
+            nonce=f"@{group}.1",
+            group_id=group,
+        )
+        return Posted(first, False, (second,))
+
+    # Holds
+
+    def _place(self, command: PlaceCommand) -> Held | Refusal:
+        hand = self._hand
+        account = hand.account((command.owner_id, command.asset))
+        at = time_of(account)
+        expires_on = command.expires_at or at + (command.expires_in or DEFAULT_HOLD)
+        if expires_on <= at:
+            return InvalidPosting("expires_at", "has passed")
+        if expires_on - at > MAX_LIFETIME:
+            return InvalidPosting("expires_at", f"is more than {MAX_LIFETIME.days} days away")
+        if account.available < command.amount:
+            return insufficient(account, command.amount)
+        hold_id = next(hand.ids)
+        reserved = hand.take(account, command.amount) if account.expiring else []
+        account.held += command.amount
+        hand.due(account, expires_on)
+        hold = Hold(
+            hold_id,
+            command.app,
+            command.operation,
+            command.owner_id,
+            command.counterparty,
+            command.asset,
+            command.amount,
+            command.nonce,
+            at,
+            expires_on,
+            grants=tuple((grant.id, taken) for grant, taken in reserved),
+        )
+        hand.holds[hold_id] = hand.changes.holds[hold_id] = hold
+        hand.write(
+            account,
+            command,
+            entry_id=hold_id,
+            operation=command.operation,
+            counterparty=command.counterparty,
+            amount=0,
+            nonce=command.nonce,
+            hold_id=hold_id,
+        )
+        return Held(copy_of(hold))
+
+    def _capture(self, command: CaptureCommand) -> Posted | Refusal:
+        hand = self._hand
+        account = hand.account((command.owner_id, command.asset))
+        hold = hand.hold(command.hold_id)
+        refusal = refuse_hold(hold, command)
+        if refusal is not None or hold is None:
+            return refusal or HoldNotFound(command.hold_id)
+        amount = hold.remaining if command.amount is None else command.amount
+        if amount > hold.remaining:
+            return HoldExceeded(hold.id, remaining=hold.remaining, required=amount)
+        entry_id = next(hand.ids)
+        account.posted -= amount
+        account.held -= amount
+        hold.captured += amount
+        paid, kept = split(hold.grants, amount)
+        for grant_id, taken in paid:
+            account.expiring -= taken
+            hand.record(entry_id, grant_id, taken)
+        hold.grants = kept
+        rest, unused = hold.remaining, kept
+        if command.final or rest == 0:
+            hand.close(hold, "captured", account, entry_id if command.final else None)
+        entry = hand.write(
+            account,
+            command,
+            entry_id=entry_id,
+            operation=hold.operation,
+            counterparty=hold.counterparty,
+            amount=-amount,
+            nonce=command.nonce,
+            hold_id=hold.id,
+        )
+        if command.final:
+            hand.give_back(account, unused, entry.created_on)
+        hand.changes.holds[hold.id] = hold
+        return Posted(entry)
+
+    def _release(self, command: ReleaseCommand) -> Held | Refusal:
+        hand = self._hand
+        account = hand.account((command.owner_id, command.asset))
+        hold = hand.hold(command.hold_id)
+        refusal = refuse_hold(hold, command)
+        if refusal is not None or hold is None:
+            return refusal or HoldNotFound(command.hold_id)
+        entry_id = next(hand.ids)
+        unused = hold.grants
+        hand.close(hold, "released", account, entry_id)
+        entry = hand.write(
+            account,
+            command,
+            entry_id=entry_id,
+            operation=hold.operation,
+            counterparty=hold.counterparty,
+            amount=0,
+            nonce=command.nonce,
+            hold_id=hold.id,
+        )
+        hand.give_back(account, unused, entry.created_on)
+        return Held(copy_of(hold))
+
+    # Reversals
+
+    def _reverse(self, command: ReverseCommand) -> Posted | Refusal:
+        hand = self._hand
+        accounts = [hand.account(key) for key in command.keys]
+        left = min(self._left(entry) for entry in command.entries)
+        amount = left if command.amount is None else command.amount
+        first = command.entries[0]
+        if amount == 0 or amount > left:
+            required = abs(first.amount) if command.amount is None else command.amount
+            return ReversalExceedsEntry(first.id, left=left, required=required)
+        for entry, account in zip(command.entries, accounts, strict=True):
+            refusal = self._refuse_reversal(entry, account, amount, command.allow_debt)
+            if refusal is not None:
+                return refusal
+        group = next(hand.ids)
+        entries: list[Entry] = []
+        for number, (entry, account) in enumerate(zip(command.entries, accounts, strict=True)):
+            entry_id = next(hand.ids) if number else group
+            returned: list[tuple[int, int]] = []
+            if entry.amount > 0:
+                account.posted -= amount
+                account.whole |= account.debt > 0
+                hand.burn(account, entry_id, amount, first=entry.id)
+            else:
+                returned = self._restore(account, entry, entry_id, amount)
+            entries.append(
+                hand.write(
+                    account,
+                    command,
+                    entry_id=entry_id,
+                    operation=REVERSAL,
+                    counterparty=entry.counterparty,
+                    amount=-amount if entry.amount > 0 else amount,
+                    nonce=f"@{group}.{number}" if number else command.nonce,
+                    reverses=entry.id,
+                    group_id=group if len(accounts) > 1 else None,
+                )
+            )
+            hand.reversed[entry.id] = hand.reversed.get(entry.id, 0) + amount
+            for grant_id, expired in returned:
+                at = time_of(account)
+                hand.expire(account, hand.grant(account, grant_id), expired, at)
+        return Posted(entries[0], False, tuple(entries[1:]))
+
+    def _left(self, entry: Entry) -> int:
+        """Return how much of an entry can be reversed: not what was, nor what of it has expired."""
+        hand = self._hand
+        taken_back = hand.reversed.get(entry.id, 0)
+        expired = 0
+        if entry.amount > 0:
+            account = hand.account((entry.owner_id, entry.asset))
+            expired = sum(
+                grant.expired for grant in hand.grants_of(account) if grant.entry_id == entry.id
+            )
+        return max(0, abs(entry.amount) - taken_back - expired)
+
+    def _refuse_reversal(
+        self, entry: Entry, account: Account, amount: int, allow_debt: bool
+    ) -> Refusal | None:
+        hand = self._hand
+        posted = account.posted + (amount if entry.amount < 0 else -amount)
+        if not INT64_MIN <= posted <= INT64_MAX:
+            return BalanceOutOfRange(
+                account.owner_id,
+                asset=account.asset,
+                posted=account.posted,
+                amount=posted - account.posted,
+            )
+        if entry.amount < 0 or account.available >= amount:
+            return None
+        # What a hold reserves of credits that expire cannot be owed: it may expire.
+        free = sum(grant.remaining for grant in hand.grants_of(account))
+        if allow_debt and account.expiring == free:
+            return None
+        return insufficient(account, amount)
+
+    def _restore(
+        self, account: Account, entry: Entry, entry_id: int, amount: int
+    ) -> list[tuple[int, int]]:
+        """Give a spend back; return what of it has expired, to be booked after this entry.
+
+        As if the spend had been smaller: what was taken last comes back first, and credits that do
+        not expire are taken last of all.
+        """
+        hand = self._hand
+        debt = account.debt
+        account.posted += amount
+        outstanding = dict(hand.burned.get(entry.id, {}))
+        left = self._left(entry)
+        plain = left - sum(outstanding.values())
+        back = amount - min(amount, max(0, plain))
+        owed = max(0, debt - (amount - back))
+        grants = sorted((hand.grant(account, grant_id) for grant_id in outstanding), key=burn_order)
+        at = time_of(account)
+        expired: list[tuple[int, int]] = []
+        for grant in reversed(grants):
+            piece = min(back, outstanding[grant.id])
+            if piece <= 0:
                 continue
-            amount = command.amount
-            entry = Entry(
-                next(self._ids),
-                app,
-                command.operation,
-                owner_id,
-                command.counterparty,
-                asset,
-                amount,
-                posted + amount,
-                command.nonce,
-                created_on,
-                None if command.metadata is None else _as_stored(command.metadata),
-                period,
-            )
-            known[nonce_key] = entry
-            balances[key] = posted + amount
-            counterparty = (command.counterparty, asset)
-            system[counterparty] = system.get(counterparty, 0) - amount
-            changes.entries.append(entry)
-            outcomes.append(Posted(entry))
-        return outcomes
-
-
-def replay(recorded: Entry, command: Command) -> Outcome:
-    """Answer a nonce that was used before: the first entry, or the first field that differs.
-
-    An amount that was left out agrees with any: it asks for the amount that the rule gave then.
-    """
-    given = {
-        "operation": command.operation,
-        "asset": command.asset,
-        "amount": command.amount if command.amount_given else recorded.amount,
-        "metadata": None if command.metadata is None else _as_stored(command.metadata),
-    }
-    for name, now in given.items():
-        before = getattr(recorded, name)
-        if _comparable(before) != _comparable(now):
-            return NonceReused(
-                command.owner_id, command.nonce, field=name, recorded=before, given=now
-            )
-    return Posted(recorded, replayed=True)
+            back -= piece
+            outstanding[grant.id] -= piece
+            account.expiring += piece
+            hand.record(entry_id, grant.id, -piece)
+            if grant.expires_on <= at:
+                expired.append((grant.id, piece))
+                continue
+            paid = min(owed, piece)
+            owed -= paid
+            account.expiring -= paid
+            if paid:
+                hand.record(entry_id, grant.id, paid)
+            grant.remaining += piece - paid
+            hand.changes.grants[grant.id] = grant
+            hand.due(account, grant.expires_on)
+        hand.burned[entry.id] = outstanding
+        return expired
 
 
 def period_of(once: Once, at: datetime) -> str:
-    """Name the period of an operation that is allowed once in it: ``ever``, or the UTC day."""
-    return once if once == "ever" else at.date().isoformat()
+    """Name the period of an operation that is allowed once in it: ``ever``, or its last UTC day."""
+    if once == "ever":
+        return "ever"
+    day = at.date()
+    if once == "week":
+        day += timedelta(days=6 - day.weekday())
+    elif once == "month":
+        day = (day.replace(day=28) + timedelta(days=4)).replace(day=1) - timedelta(days=1)
+    return day.isoformat()
 
 
-def refuse_claim(command: Command, period: str, claimed: str | None) -> Refusal | None:
-    """Refuse what the owner has already had in this period or a later one."""
-    if claimed is None or claimed < period:
+def refuse_claim(
+    command: Command, at: datetime, period: str, claimed: str | None
+) -> Refusal | None:
+    """Refuse what the owner has had already, in a period that has not ended."""
+    if claimed is None:
+        return None
+    if "ever" not in (period, claimed) and claimed < at.date().isoformat():
         return None
     return AlreadyClaimed(command.owner_id, operation=command.operation, period=period)
 
 
-def refuse_amount(command: Command, account: Account, posted: int) -> Refusal | None:
-    """Refuse an amount that would pass the floor, or leave the range of the balance."""
-    amount = command.amount
-    if amount < 0 and account.floor is not None:
-        available = posted - account.held - account.floor
-        if available + amount < 0:
-            return InsufficientCredits(
-                command.owner_id, asset=command.asset, available=available, required=-amount
-            )
-    if not INT64_MIN <= posted + amount <= INT64_MAX:
-        return BalanceOutOfRange(
-            command.owner_id, asset=command.asset, posted=posted, amount=amount
-        )
+def budgets_of(command: Command, terms: Terms, at: datetime) -> Iterable[tuple[BudgetKey, int]]:
+    """Name the budgets that a posting spends, and how large they are."""
+    if terms.budget is not None:
+        yield (command.app, command.operation, "ever"), terms.budget
+    if terms.daily_budget is not None:
+        yield (command.app, command.operation, at.date().isoformat()), terms.daily_budget
+
+
+def refuse_hold(hold: Hold | None, command: CaptureCommand | ReleaseCommand) -> Refusal | None:
+    """Refuse to touch a hold that is not there, or that has ended."""
+    if hold is None:
+        return HoldNotFound(command.hold_id)
+    if hold.state == "expired":
+        return HoldExpired(hold.id, expires_on=hold.expires_on)
+    if hold.state != "open":
+        return HoldClosed(hold.id, state=hold.state)
     return None
+
+
+def insufficient(account: Account, required: int) -> InsufficientCredits:
+    """Refuse to take more than is available."""
+    return InsufficientCredits(
+        account.owner_id, asset=account.asset, available=account.available, required=required
+    )
+
+
+def split(
+    pieces: Sequence[tuple[int, int]], amount: int
+) -> tuple[tuple[tuple[int, int], ...], tuple[tuple[int, int], ...]]:
+    """Divide pieces into the first of them up to this amount, and the others."""
+    taken: list[tuple[int, int]] = []
+    kept: list[tuple[int, int]] = []
+    for grant_id, size in pieces:
+        now = min(size, amount)
+        amount -= now
+        if now:
+            taken.append((grant_id, now))
+        if size > now:
+            kept.append((grant_id, size - now))
+    return tuple(taken), tuple(kept)

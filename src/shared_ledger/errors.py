@@ -16,7 +16,16 @@
         ├── InsufficientCredits      the floor would be passed
         ├── NonceReused              same nonce, another body; names the first differing field
         ├── AlreadyClaimed           an operation that is allowed once per period, again
+        ├── BudgetSpent              what an operation may give in all, or in a day, is spent
         ├── BalanceOutOfRange        the balance would leave the range of int64
+        ├── HoldNotFound             no such hold of this application
+        ├── HoldExpired              the hold's time is over
+        ├── HoldClosed               the hold was captured or released before
+        ├── HoldExceeded             a capture of more than the hold has left
+        ├── EntryNotFound            no such entry of this application
+        ├── NotReversible            an entry that cannot be reversed
+        ├── ReversalExceedsEntry     a reversal of more than the entry has left
+        ├── BatchRefused             another posting of an atomic batch was refused
         ├── AccountBusy              another transaction keeps the account locked
         └── RejectedByDatabase       the database's own last line refused it
 
@@ -25,14 +34,22 @@ A ``Refusal`` is a value in the answer of a batch and is raised by the call that
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 __all__ = [
     "AccountBusy",
     "AlreadyClaimed",
     "BalanceOutOfRange",
+    "BatchRefused",
+    "BudgetSpent",
     "ConfigurationError",
     "EmbeddedUnavailable",
+    "EntryNotFound",
+    "HoldClosed",
+    "HoldExceeded",
+    "HoldExpired",
+    "HoldNotFound",
     "InsufficientCredits",
     "InvalidPosting",
     "LedgerClosed",
@@ -41,8 +58,10 @@ __all__ = [
     "LedgerUnavailable",
     "MigrationRefused",
     "NonceReused",
+    "NotReversible",
     "Refusal",
     "RejectedByDatabase",
+    "ReversalExceedsEntry",
     "SchemaNotMigrated",
     "SchemaTooNew",
 ]
@@ -174,7 +193,10 @@ class NonceReused(Refusal):
 
 
 class AlreadyClaimed(Refusal):
-    """The operation is allowed once per period, and the owner has had it in this one."""
+    """The operation is allowed once per period, and the owner has had it in this one.
+
+    ``period`` is ``"ever"``, or the last UTC day of the period.
+    """
 
     code = "already_claimed"
 
@@ -184,8 +206,34 @@ class AlreadyClaimed(Refusal):
         self.period = period
 
     def __str__(self) -> str:
-        when = "and is allowed once ever" if self.period == "ever" else f"on {self.period} (UTC)"
-        return f"{self.owner_id} has already had {self.operation} {when}"
+        if self.period == "ever":
+            return f"{self.owner_id} has already had {self.operation} and is allowed once ever"
+        return f"{self.owner_id} has already had {self.operation} until {self.period} ends (UTC)"
+
+
+class BudgetSpent(Refusal):
+    """An operation's budget is spent: ``left`` of ``budget`` remains, ``required`` is more.
+
+    ``period`` is ``"ever"`` or the UTC day that the budget is for.
+    """
+
+    code = "budget_spent"
+
+    def __init__(
+        self, operation: str, *, period: str, budget: int, left: int, required: int
+    ) -> None:
+        self.operation = operation
+        self.period = period
+        self.budget = budget
+        self.left = left
+        self.required = required
+
+    def __str__(self) -> str:
+        whose = "in all" if self.period == "ever" else f"for {self.period} (UTC)"
+        return (
+            f"{self.operation} may give {self.budget} {whose}; "
+            f"{self.left} are left, {self.required} required"
+        )
 
 
 class BalanceOutOfRange(Refusal):
@@ -204,6 +252,112 @@ class BalanceOutOfRange(Refusal):
             f"{self.owner_id} has {self.posted} {self.asset}; "
             f"adding {self.amount} leaves the range of a 64-bit integer"
         )
+
+
+class HoldNotFound(Refusal):
+    """The application has no such hold."""
+
+    code = "hold_not_found"
+
+    def __init__(self, hold_id: int) -> None:
+        self.hold_id = hold_id
+
+    def __str__(self) -> str:
+        return f"there is no hold {self.hold_id} of this application"
+
+
+class HoldExpired(Refusal):
+    """The hold's time is over; what it reserved is available again."""
+
+    code = "hold_expired"
+
+    def __init__(self, hold_id: int, *, expires_on: datetime) -> None:
+        self.hold_id = hold_id
+        self.expires_on = expires_on
+
+    def __str__(self) -> str:
+        return f"hold {self.hold_id} expired on {self.expires_on}"
+
+
+class HoldClosed(Refusal):
+    """The hold has ended; ``state`` says how: captured or released."""
+
+    code = "hold_closed"
+
+    def __init__(self, hold_id: int, *, state: str) -> None:
+        self.hold_id = hold_id
+        self.state = state
+
+    def __str__(self) -> str:
+        return f"hold {self.hold_id} is {self.state} already"
+
+
+class HoldExceeded(Refusal):
+    """A capture requires more than the hold has left."""
+
+    code = "hold_exceeded"
+
+    def __init__(self, hold_id: int, *, remaining: int, required: int) -> None:
+        self.hold_id = hold_id
+        self.remaining = remaining
+        self.required = required
+
+    def __str__(self) -> str:
+        return f"hold {self.hold_id} has {self.remaining} left, {self.required} required"
+
+
+class EntryNotFound(Refusal):
+    """The application has no such entry."""
+
+    code = "entry_not_found"
+
+    def __init__(self, entry_id: int) -> None:
+        self.entry_id = entry_id
+
+    def __str__(self) -> str:
+        return f"there is no entry {self.entry_id} of this application"
+
+
+class NotReversible(Refusal):
+    """The entry is of a kind that cannot be reversed; ``reason`` says why."""
+
+    code = "not_reversible"
+
+    def __init__(self, entry_id: int, *, reason: str) -> None:
+        self.entry_id = entry_id
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"entry {self.entry_id} cannot be reversed: {self.reason}"
+
+
+class ReversalExceedsEntry(Refusal):
+    """A reversal requires more than is left of the entry: the rest was reversed, or has expired."""
+
+    code = "reversal_exceeds_entry"
+
+    def __init__(self, entry_id: int, *, left: int, required: int) -> None:
+        self.entry_id = entry_id
+        self.left = left
+        self.required = required
+
+    def __str__(self) -> str:
+        if self.left == 0:
+            return f"nothing is left of entry {self.entry_id} to reverse"
+        return f"{self.left} are left of entry {self.entry_id} to reverse, {self.required} required"
+
+
+class BatchRefused(Refusal):
+    """Another posting of an atomic batch was refused: the one at ``position``, with ``reason``."""
+
+    code = "batch_refused"
+
+    def __init__(self, *, position: int, reason: str) -> None:
+        self.position = position
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"nothing of the batch was posted: number {self.position} was refused, {self.reason}"
 
 
 class AccountBusy(Refusal):

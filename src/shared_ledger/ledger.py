@@ -4,27 +4,71 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Generic, Self
+from typing import Any, Generic, Self, overload
 
 import sqlalchemy.exc
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session
 
-from shared_ledger import migrations
-from shared_ledger.book import Balance, Outcome, Page, Posted, Posting
+from shared_ledger import migrations, queries
+from shared_ledger.book import (
+    AccountKey,
+    Balance,
+    CaptureHold,
+    Entry,
+    Grant,
+    Group,
+    Held,
+    Hold,
+    Outcome,
+    Page,
+    PlaceHold,
+    Posted,
+    Posting,
+    Quote,
+    ReleaseHold,
+    Request,
+    Result,
+    Reversal,
+    Statement,
+    Transfer,
+)
+from shared_ledger.checks import check_asset, check_id, check_owner_id, check_time
+from shared_ledger.commands import (
+    AnyCommand,
+    SweepCommand,
+    command_of,
+    command_of_request,
+    entry_of,
+    hold_of,
+)
+from shared_ledger.commands import atomic as atomic_of
 from shared_ledger.connections import Database, make_engine
-from shared_ledger.decide import Command, check_asset, check_owner_id, command_of
-from shared_ledger.errors import LedgerUnavailable, Refusal
+from shared_ledger.decide import Decided, Together
+from shared_ledger.errors import (
+    BatchRefused,
+    HoldNotFound,
+    LedgerUnavailable,
+    Refusal,
+    RejectedByDatabase,
+)
 from shared_ledger.operations import CREDITS, Application, OperationT
-from shared_ledger.queries import check_page, page_of, select_history
-from shared_ledger.reader import Reader
+from shared_ledger.reader import Answer, Question, Reader
 from shared_ledger.schema import DEFAULT_SCHEMA, book_tables
-from shared_ledger.transaction import post_within
+from shared_ledger.transaction import post_within, quote_of, quote_within
 from shared_ledger.writer import LANES, MAX_BATCH, MAX_QUEUE, BatchReport, Writer
+
+_Found = tuple[dict[int, Hold], dict[int, list[Entry]]]
+
+SWEEP = 10_000
+"""How many accounts one sweep takes."""
 
 
 class Ledger(Generic[OperationT]):
@@ -104,15 +148,22 @@ class Ledger(Generic[OperationT]):
         """How many postings wait or are being written."""
         return self._writer.queued
 
-    def post(self, posting: Posting[OperationT]) -> Posted:
-        """Post one operation and return its entry when it is committed.
+    @overload
+    def post(self, request: PlaceHold[OperationT] | ReleaseHold) -> Held: ...
+    @overload
+    def post(
+        self,
+        request: Posting[OperationT] | Group[OperationT] | Transfer | CaptureHold | Reversal,
+    ) -> Posted: ...
+    def post(self, request: Request[OperationT]) -> Any:
+        """Post one request and return its entry, or its hold, when it is committed.
 
-        Posting the same again returns the first entry, marked as replayed.
+        Posting the same again returns the first result, marked as replayed.
 
         Raises
         ------
         Refusal
-            ``InvalidPosting``, ``InsufficientCredits``, ``NonceReused``, ``AlreadyClaimed`` …:
+            ``InvalidPosting``, ``InsufficientCredits``, ``NonceReused``, ``HoldExpired`` …:
             nothing was recorded.
         LedgerOverloaded
             The queue is full: nothing was recorded.
@@ -120,35 +171,82 @@ class Ledger(Generic[OperationT]):
             The database cannot be reached: whether it was recorded is not known, and posting again
             with the same nonce is safe.
         """
-        return _posted(self._writer.submit((command_of(self.application, posting),)).result()[0])
+        command: AnyCommand
+        if isinstance(request, Posting):
+            command = command_of(self.application, request)
+        else:
+            command = command_of_request(self.application, request, *self._found([request]))
+        return _done(self._writer.submit((command,)).result()[0])
 
-    async def apost(self, posting: Posting[OperationT]) -> Posted:
+    @overload
+    async def apost(self, request: PlaceHold[OperationT] | ReleaseHold) -> Held: ...
+    @overload
+    async def apost(
+        self,
+        request: Posting[OperationT] | Group[OperationT] | Transfer | CaptureHold | Reversal,
+    ) -> Posted: ...
+    async def apost(self, request: Request[OperationT]) -> Any:
         """``post`` for coroutines. A cancelled call may still be recorded."""
-        return _posted(await self._writer.submit_async(command_of(self.application, posting)))
+        command: AnyCommand
+        if isinstance(request, Posting):
+            command = command_of(self.application, request)
+        else:
+            found = await self._afound([request])
+            command = command_of_request(self.application, request, *found)
+        return _done(await self._writer.submit_async(command))
 
-    def post_batch(self, postings: Sequence[Posting[OperationT]]) -> list[Outcome]:
-        """Post many operations, each on its own, and return an outcome for each, in order.
+    @overload
+    def post_batch(
+        self, requests: Sequence[Posting[OperationT]], *, atomic: bool = False
+    ) -> list[Outcome]: ...
+    @overload
+    def post_batch(
+        self, requests: Sequence[Request[OperationT]], *, atomic: bool = False
+    ) -> list[Result]: ...
+    def post_batch(self, requests: Sequence[Any], *, atomic: bool = False) -> Sequence[Any]:
+        """Post many requests and return a result for each, in order.
 
-        A refusal is a value in the answer, and does not hurt its neighbours. Postings of one owner
-        are applied in the order given.
+        A refusal is a value in the answer, and does not hurt its neighbours; if the batch is
+        ``atomic``, then nothing of it is written, and the others are ``BatchRefused``. Requests of
+        one owner are applied in the order given.
 
         Raises
         ------
         LedgerOverloaded, LedgerUnavailable
-            As ``post``; with the latter, some may have been recorded.
+            As ``post``; with the latter, some may have been recorded, or all if atomic.
         """
-        commands, outcomes = self._commands_of(postings)
-        return _merged(outcomes, self._writer.submit(commands).result())
+        commands, results = self._commands_of(requests, *self._found(requests))
+        queued = self._submit(commands, results, atomic)
+        return _merged(results, [] if queued is None else queued.result(), atomic)
 
-    async def apost_batch(self, postings: Sequence[Posting[OperationT]]) -> list[Outcome]:
+    @overload
+    async def apost_batch(
+        self, requests: Sequence[Posting[OperationT]], *, atomic: bool = False
+    ) -> list[Outcome]: ...
+    @overload
+    async def apost_batch(
+        self, requests: Sequence[Request[OperationT]], *, atomic: bool = False
+    ) -> list[Result]: ...
+    async def apost_batch(self, requests: Sequence[Any], *, atomic: bool = False) -> Sequence[Any]:
         """``post_batch`` for coroutines."""
-        commands, outcomes = self._commands_of(postings)
-        return _merged(outcomes, await asyncio.wrap_future(self._writer.submit(commands)))
+        commands, results = self._commands_of(requests, *await self._afound(requests))
+        queued = self._submit(commands, results, atomic)
+        return _merged(results, [] if queued is None else await asyncio.wrap_future(queued), atomic)
 
-    def post_in(self, connection: Connection | Session, posting: Posting[OperationT]) -> Posted:
-        """Post one operation in the caller's transaction: it commits with the caller's rows.
+    @overload
+    def post_in(
+        self, connection: Connection | Session, request: PlaceHold[OperationT] | ReleaseHold
+    ) -> Held: ...
+    @overload
+    def post_in(
+        self,
+        connection: Connection | Session,
+        request: Posting[OperationT] | Group[OperationT] | Transfer | CaptureHold | Reversal,
+    ) -> Posted: ...
+    def post_in(self, connection: Connection | Session, request: Request[OperationT]) -> Any:
+        """Post one request in the caller's transaction: it commits with the caller's rows.
 
-        The owner's account and the system account stay locked until then: commit soon. A refusal
+        The owners' accounts and the system accounts stay locked until then: commit soon. A refusal
         leaves the transaction as it was, and usable.
 
         Raises
@@ -158,33 +256,75 @@ class Ledger(Generic[OperationT]):
         sqlalchemy.exc.DBAPIError
             What the database raises in the caller's transaction.
         """
-        command = command_of(self.application, posting)
-        return _posted(post_within(connection, self.tables, command))
+        return _done(post_within(connection, self.tables, self.application, request))
 
+    @overload
     async def apost_in(
-        self, connection: AsyncConnection | AsyncSession, posting: Posting[OperationT]
-    ) -> Posted:
+        self,
+        connection: AsyncConnection | AsyncSession,
+        request: PlaceHold[OperationT] | ReleaseHold,
+    ) -> Held: ...
+    @overload
+    async def apost_in(
+        self,
+        connection: AsyncConnection | AsyncSession,
+        request: Posting[OperationT] | Group[OperationT] | Transfer | CaptureHold | Reversal,
+    ) -> Posted: ...
+    async def apost_in(
+        self, connection: AsyncConnection | AsyncSession, request: Request[OperationT]
+    ) -> Any:
         """``post_in`` for SQLAlchemy's asynchronous connections and sessions."""
-        command = command_of(self.application, posting)
         if isinstance(connection, AsyncSession):
             connection = await connection.connection()
-        return _posted(await connection.run_sync(post_within, self.tables, command))
+        return _done(await connection.run_sync(post_within, self.tables, self.application, request))
 
-    def balance(self, owner_id: str, *, asset: str = CREDITS) -> Balance:
+    def quote(self, request: Request[OperationT]) -> Quote:
+        """Tell what a request would do now; nothing is written.
+
+        Raises
+        ------
+        Refusal
+            As ``post`` would.
+        LedgerUnavailable
+            If the database cannot be reached.
+        """
+        with self._snapshot() as connection:
+            decided, decision = quote_within(connection, self.tables, self.application, request)
+        return quote_of(_done(decided), decision)
+
+    async def aquote(self, request: Request[OperationT]) -> Quote:
+        """``quote`` for coroutines."""
+        return await asyncio.to_thread(self.quote, request)
+
+    def balance(
+        self, owner_id: str, *, asset: str = CREDITS, at: datetime | None = None
+    ) -> Balance:
         """Return what an owner has; zero if the book has never heard of him.
+
+        With ``at`` what he had then, or will have then if nothing happens but expiry.
 
         Raises
         ------
         InvalidPosting
-            If ``owner_id`` cannot be an owner's, or ``asset`` an asset's name.
+            If ``owner_id`` cannot be an owner's, ``asset`` an asset's name, or ``at`` a time.
         LedgerUnavailable
             If the database cannot be reached.
         """
-        return self._reader.submit((check_owner_id(owner_id), check_asset(asset))).result()
+        key = (check_owner_id(owner_id), check_asset(asset))
+        if at is None:
+            return _balance(self._reader.submit(("balance", key)).result())
+        at = check_time("at", at)
+        with self._snapshot() as connection:
+            return queries.balance_at(connection, self.tables, key, at)
 
-    async def abalance(self, owner_id: str, *, asset: str = CREDITS) -> Balance:
+    async def abalance(
+        self, owner_id: str, *, asset: str = CREDITS, at: datetime | None = None
+    ) -> Balance:
         """``balance`` for coroutines."""
-        return await self._reader.submit_async((check_owner_id(owner_id), check_asset(asset)))
+        if at is not None:
+            return await asyncio.to_thread(self.balance, owner_id, asset=asset, at=at)
+        key = (check_owner_id(owner_id), check_asset(asset))
+        return _balance(await self._reader.submit_async(("balance", key)))
 
     def history(
         self,
@@ -193,26 +333,25 @@ class Ledger(Generic[OperationT]):
         asset: str = CREDITS,
         limit: int = 50,
         cursor: int | None = None,
+        at: datetime | None = None,
     ) -> Page:
         """Return a page of an owner's entries, newest first, of all applications.
 
-        ``limit`` is 1 to 1,000 entries; ``cursor`` is the one that the page before gave.
+        ``limit`` is 1 to 1,000 entries; ``cursor`` is the one that the page before gave; with
+        ``at`` those that had taken effect by then.
 
         Raises
         ------
         InvalidPosting
-            If ``owner_id``, ``asset``, ``limit`` or ``cursor`` cannot be used.
+            If ``owner_id``, ``asset``, ``limit``, ``cursor`` or ``at`` cannot be used.
         LedgerUnavailable
             If the database cannot be reached.
         """
-        owner_id = check_owner_id(owner_id)
-        asset = check_asset(asset)
-        check_page(limit, cursor)
-        self._writer.check_open()
-        select = select_history(self.tables, owner_id, asset, limit=limit, cursor=cursor)
-        with _Reading(), self._engine.connect() as connection:
-            rows = connection.execute(select).all()
-        return page_of(rows, limit)
+        key = (check_owner_id(owner_id), check_asset(asset))
+        queries.check_page(limit, cursor)
+        at = None if at is None else check_time("at", at)
+        with self._snapshot() as connection:
+            return queries.history(connection, self.tables, key, limit=limit, cursor=cursor, at=at)
 
     async def ahistory(
         self,
@@ -221,11 +360,103 @@ class Ledger(Generic[OperationT]):
         asset: str = CREDITS,
         limit: int = 50,
         cursor: int | None = None,
+        at: datetime | None = None,
     ) -> Page:
         """``history`` for coroutines."""
         return await asyncio.to_thread(
-            self.history, owner_id, asset=asset, limit=limit, cursor=cursor
+            self.history, owner_id, asset=asset, limit=limit, cursor=cursor, at=at
         )
+
+    def hold(self, hold_id: int) -> Hold:
+        """Return a hold of this application, as it is now.
+
+        Raises
+        ------
+        HoldNotFound
+            If this application has no such hold.
+        LedgerUnavailable
+            If the database cannot be reached.
+        """
+        hold = self._stored_hold(check_id("hold_id", hold_id))
+        if hold.state == "open":
+            with self._settled(hold.owner_id, hold.asset):
+                hold = self._stored_hold(hold_id)
+        return hold
+
+    async def ahold(self, hold_id: int) -> Hold:
+        """``hold`` for coroutines."""
+        return await asyncio.to_thread(self.hold, hold_id)
+
+    def holds(self, owner_id: str, *, asset: str = CREDITS) -> list[Hold]:
+        """Return an owner's open holds of all applications, what expires first before others.
+
+        At most 1,000. What has expired is booked first. Raises as ``balance``.
+        """
+        with self._settled(owner_id, asset) as (connection, key):
+            return queries.open_holds(connection, self.tables, key)
+
+    async def aholds(self, owner_id: str, *, asset: str = CREDITS) -> list[Hold]:
+        """``holds`` for coroutines."""
+        return await asyncio.to_thread(self.holds, owner_id, asset=asset)
+
+    def grants(self, owner_id: str, *, asset: str = CREDITS) -> list[Grant]:
+        """Return an owner's credits that expire, in the order they are spent.
+
+        At most 1,000. What has expired is booked first. Raises as ``balance``.
+        """
+        with self._settled(owner_id, asset) as (connection, key):
+            return queries.live_grants(connection, self.tables, key)
+
+    async def agrants(self, owner_id: str, *, asset: str = CREDITS) -> list[Grant]:
+        """``grants`` for coroutines."""
+        return await asyncio.to_thread(self.grants, owner_id, asset=asset)
+
+    def statement(
+        self, owner_id: str, start: datetime, end: datetime, *, asset: str = CREDITS
+    ) -> Statement:
+        """Return an owner's entries from ``start`` up to but not at ``end``, and their sums.
+
+        What has expired is booked first.
+
+        Raises
+        ------
+        InvalidPosting
+            If a field cannot be used, or there are more than 100,000 entries.
+        LedgerUnavailable
+            If the database cannot be reached.
+        """
+        start, end = check_time("from", start), check_time("to", end)
+        queries.check_period(start, end)
+        with self._settled(owner_id, asset) as (connection, key):
+            return queries.statement(connection, self.tables, key, start, end)
+
+    async def astatement(
+        self, owner_id: str, start: datetime, end: datetime, *, asset: str = CREDITS
+    ) -> Statement:
+        """``statement`` for coroutines."""
+        return await asyncio.to_thread(self.statement, owner_id, start, end, asset=asset)
+
+    def sweep(self, *, limit: int = SWEEP) -> int:
+        """Book what has expired of up to so many accounts; return how many were due.
+
+        Nothing depends on it: what has expired does not count, whether it is booked or not.
+
+        Raises
+        ------
+        LedgerOverloaded, LedgerUnavailable
+            As ``post``; what was booked stays booked.
+        """
+        self._writer.check_open()
+        with self._snapshot() as connection:
+            keys = queries.due_accounts(connection, self.tables, limit)
+        for result in self._writer.submit([SweepCommand(*key) for key in keys]).result():
+            if isinstance(result, RejectedByDatabase):
+                raise result
+        return len(keys)
+
+    async def asweep(self, *, limit: int = SWEEP) -> int:
+        """``sweep`` for coroutines."""
+        return await asyncio.to_thread(self.sweep, limit=limit)
 
     def close(self) -> None:
         """Write and answer what was taken, then let go of the database."""
@@ -262,31 +493,134 @@ class Ledger(Generic[OperationT]):
         await self.aclose()
 
     def _commands_of(
-        self, postings: Sequence[Posting[OperationT]]
-    ) -> tuple[list[Command], list[Outcome | None]]:
-        """Return the commands of the valid postings, and a refusal in the place of the others."""
-        commands: list[Command] = []
-        outcomes: list[Outcome | None] = []
-        for posting in postings:
+        self, requests: Sequence[Any], holds: Mapping[int, Hold], entries: Mapping[int, list[Entry]]
+    ) -> tuple[list[AnyCommand], list[Refusal | None]]:
+        """Return the commands of the valid requests, and a refusal in the place of the others."""
+        commands: list[AnyCommand] = []
+        results: list[Refusal | None] = []
+        for request in requests:
             try:
-                commands.append(command_of(self.application, posting))
-                outcomes.append(None)
+                if type(request) is Posting:
+                    commands.append(command_of(self.application, request))
+                else:
+                    commands.append(command_of_request(self.application, request, holds, entries))
+                results.append(None)
             except Refusal as refusal:
-                outcomes.append(refusal)
-        return commands, outcomes
+                results.append(refusal)
+        return commands, results
+
+    def _submit(
+        self, commands: list[AnyCommand], results: list[Refusal | None], atomic: bool
+    ) -> Future[list[Decided]] | None:
+        """Queue what is to be written, if anything is."""
+        if not atomic:
+            return self._writer.submit(commands)
+        if not commands or len(commands) < len(results):
+            self._writer.check_open()
+            return None
+        return self._writer.submit([atomic_of(commands)])
+
+    def _stored_hold(self, hold_id: int) -> Hold:
+        holds, _ = _sorted([self._reader.submit(("holds", (hold_id,))).result()])
+        hold = holds.get(hold_id)
+        if hold is None or hold.app != self.application.name:
+            raise HoldNotFound(hold_id)
+        return hold
+
+    def _found(self, requests: Sequence[Any]) -> _Found:
+        """Look up the holds and entries that requests name."""
+        return _sorted([self._reader.submit(q).result() for q in _questions(requests)])
+
+    async def _afound(self, requests: Sequence[Any]) -> _Found:
+        return _sorted([await self._reader.submit_async(q) for q in _questions(requests)])
+
+    @contextmanager
+    def _snapshot(self) -> Iterator[Connection]:
+        """Read the book at one moment."""
+        self._writer.check_open()
+        with _Reading(), self._engine.connect() as opened:
+            connection = opened.execution_options(
+                isolation_level="REPEATABLE READ", postgresql_readonly=True
+            )
+            with connection.begin():
+                yield connection
+
+    @contextmanager
+    def _settled(self, owner_id: str, asset: str) -> Iterator[tuple[Connection, AccountKey]]:
+        """Read the book at one moment, after what has expired of an account is booked."""
+        key = (check_owner_id(owner_id), check_asset(asset))
+        with self._snapshot() as connection:
+            due = queries.is_due(connection, self.tables, key)
+        if due:
+            _done(self._writer.submit([SweepCommand(*key)]).result()[0])
+        with self._snapshot() as connection:
+            yield connection, key
 
 
-def _posted(outcome: Outcome) -> Posted:
-    if isinstance(outcome, Refusal):
-        raise outcome
-    return outcome
+def _done(result: Any) -> Any:
+    if isinstance(result, Refusal):
+        raise result
+    return result
 
 
-def _merged(outcomes: list[Outcome | None], written: list[Outcome]) -> list[Outcome]:
-    if len(written) == len(outcomes):
+def _merged(
+    results: list[Refusal | None], written: list[Decided], atomic: bool = False
+) -> list[Any]:
+    """Put what was written where nothing was refused before."""
+    if atomic:
+        if written:
+            (together,) = written
+            if isinstance(together, Together):
+                return list(together.results)
+            return [together] * len(results)
+        refused = next((number for number, one in enumerate(results) if one is not None), 0)
+        return [
+            one or BatchRefused(position=refused, reason=getattr(results[refused], "code", ""))
+            for one in results
+        ]
+    if len(written) == len(results):
         return written
     rest = iter(written)
-    return [next(rest) if outcome is None else outcome for outcome in outcomes]
+    return [next(rest) if result is None else result for result in results]
+
+
+def _questions(requests: Sequence[Any]) -> list[Question]:
+    """Return the questions after the holds and entries that requests name."""
+    holds: set[int] = set()
+    entries: set[int] = set()
+    for request in requests:
+        if type(request) is Posting:
+            continue
+        # What cannot be an id is refused in its own place.
+        with suppress(Refusal):
+            if (hold_id := hold_of(request)) is not None:
+                holds.add(hold_id)
+            elif (entry_id := entry_of(request)) is not None:
+                entries.add(entry_id)
+    questions: list[Question] = []
+    if holds:
+        questions.append(("holds", tuple(holds)))
+    if entries:
+        questions.append(("entries", tuple(entries)))
+    return questions
+
+
+def _sorted(answers: Sequence[Answer]) -> _Found:
+    holds: dict[int, Hold] = {}
+    entries: dict[int, list[Entry]] = {}
+    for answer in answers:
+        if isinstance(answer, dict):
+            for number, found in answer.items():
+                if isinstance(found, Hold):
+                    holds[number] = found
+                else:
+                    entries[number] = found
+    return holds, entries
+
+
+def _balance(answer: Answer) -> Balance:
+    assert isinstance(answer, Balance)  # noqa: S101  # as was asked for
+    return answer
 
 
 class _Reading:

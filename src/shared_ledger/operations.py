@@ -24,10 +24,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import timedelta
 from enum import StrEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, get_args, overload
 
 from shared_ledger.errors import ConfigurationError, InvalidPosting
 
@@ -35,13 +36,25 @@ INT64_MIN = -(2**63)
 INT64_MAX = 2**63 - 1
 CREDITS = "credits"
 
-Once = Literal["ever", "day"]
+Once = Literal["ever", "day", "week", "month"]
 Poster = Literal["user", "service"]
 
 SHARED_OPERATION_VALUES: Mapping[str, str] = MappingProxyType(
     {name: name for name in ("DAILY_REWARD", "SIGNUP_CREDIT", "CREDIT_SPEND", "CREDIT_ADD")}
 )
 """The operations that every application has, ready to be composed with its own."""
+
+TRANSFER = "TRANSFER"
+REVERSAL = "REVERSAL"
+EXPIRY = "EXPIRY"
+LEDGER_OPERATIONS = (TRANSFER, REVERSAL, EXPIRY)
+"""What the ledger itself writes: no application can declare these."""
+
+TRANSFERS = "@transfers"
+EXPIRED = "@expired"
+
+MAX_LIFETIME = timedelta(days=36_525)
+MAX_PRIORITY = 1_000
 
 # A PostgreSQL enum label holds 63 bytes; letters, digits and underscores need no quoting anywhere.
 _LABEL = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}")
@@ -55,8 +68,9 @@ class BaseLedgerOperation(StrEnum):
     """Base of every application's operations.
 
     Defining a class raises ``TypeError`` when it lacks one of the four shared operations
-    (``SHARED_OPERATION_VALUES``), when a value is not a label of letters, digits and underscores,
-    or when two names share a value.
+    (``SHARED_OPERATION_VALUES``), when a value is not a label of letters, digits and underscores or
+    is one of the ledger's own (``TRANSFER``, ``REVERSAL``, ``EXPIRY``), or when two names share a
+    value.
 
     Type checkers know the members of a class body. They cannot know those of a composition: mypy
     takes it for ``Any``; Pyright takes every composed enum for a member, so tell it better with
@@ -85,6 +99,11 @@ class BaseLedgerOperation(StrEnum):
                 raise TypeError(
                     f"{cls.__name__}.{name} = {value!r}: an operation is 1 to 63 letters, "
                     "digits and underscores and begins with a letter"
+                )
+            if value in LEDGER_OPERATIONS:
+                raise TypeError(
+                    f"{cls.__name__}.{name} = {value!r} is an operation of the ledger itself: "
+                    "choose another name"
                 )
         if len(set(values.values())) < len(values):
             raise TypeError(f"{cls.__name__} gives two names to one operation")
@@ -118,8 +137,15 @@ class Rule:
     posted_by
         Who may post it: ``"user"`` (an owner, for himself) or ``"service"`` (a trusted program).
     once
-        ``"ever"`` or ``"day"`` (the UTC day of the database's clock): how often an owner may
-        have it from one application. ``None`` is no limit.
+        ``"ever"``, ``"day"``, ``"week"`` (from Monday) or ``"month"``, in UTC by the database's
+        clock: an owner may have it once in each from one application. ``None`` is no limit.
+    expires_in
+        How long what it gives can be spent; ``None`` is for ever. A posting may say otherwise.
+    priority
+        Which expiring credits are spent first: 0 to 1,000, the lowest first.
+    budget, daily_budget
+        The most that it may give to all owners together, ever and on one UTC day, in whole units;
+        ``None`` is no limit. A reversal does not give it back.
     """
 
     minimum: int
@@ -128,6 +154,12 @@ class Rule:
     asset: str = CREDITS
     posted_by: frozenset[Poster] = frozenset({"service"})
     once: Once | None = None
+    expires_in: timedelta | None = None
+    priority: int = 0
+    budget: int | None = None
+    daily_budget: int | None = None
+    plain: bool = field(init=False, repr=False, compare=False)
+    """Whether what it gives neither expires nor has a budget."""
 
     @classmethod
     def fixed(
@@ -138,6 +170,10 @@ class Rule:
         asset: str = CREDITS,
         posted_by: frozenset[Poster] = frozenset({"service"}),
         once: Once | None = None,
+        expires_in: timedelta | None = None,
+        priority: int = 0,
+        budget: int | None = None,
+        daily_budget: int | None = None,
     ) -> Rule:
         """Make a rule with one signed amount.
 
@@ -150,6 +186,10 @@ class Rule:
             asset=asset,
             posted_by=posted_by,
             once=once,
+            expires_in=expires_in,
+            priority=priority,
+            budget=budget,
+            daily_budget=daily_budget,
         )
 
     @classmethod
@@ -162,6 +202,10 @@ class Rule:
         asset: str = CREDITS,
         posted_by: frozenset[Poster] = frozenset({"service"}),
         once: Once | None = None,
+        expires_in: timedelta | None = None,
+        priority: int = 0,
+        budget: int | None = None,
+        daily_budget: int | None = None,
     ) -> Rule:
         """Make a rule whose amount the caller chooses between two bounds, inclusive.
 
@@ -174,6 +218,10 @@ class Rule:
             asset=asset,
             posted_by=posted_by,
             once=once,
+            expires_in=expires_in,
+            priority=priority,
+            budget=budget,
+            daily_budget=daily_budget,
         )
 
     def __post_init__(self) -> None:
@@ -194,8 +242,35 @@ class Rule:
             )
         if not self.posted_by or not self.posted_by <= {"user", "service"}:
             raise ConfigurationError("a rule's posted_by is a set of 'user' and 'service'")
-        if self.once not in (None, "ever", "day"):
-            raise ConfigurationError(f"a rule's once is 'ever' or 'day', not {self.once!r}")
+        if self.once not in (None, *get_args(Once)):
+            raise ConfigurationError(
+                f"a rule's once is 'ever', 'day', 'week' or 'month', not {self.once!r}"
+            )
+        self._check_gifts()
+        plain = self.expires_in is None and self.budget is None and self.daily_budget is None
+        object.__setattr__(self, "plain", plain)
+
+    def _check_gifts(self) -> None:
+        """Check what is only for operations that give credits."""
+        if self.maximum <= 0 and (
+            self.expires_in is not None or self.budget is not None or self.daily_budget is not None
+        ):
+            raise ConfigurationError(
+                "expires_in and budgets are for rules that give credits, not for one up to "
+                f"{self.maximum}"
+            )
+        if self.expires_in is not None and not timedelta() < self.expires_in <= MAX_LIFETIME:
+            raise ConfigurationError(
+                f"a rule's expires_in is more than nothing and at most {MAX_LIFETIME.days} days, "
+                f"not {self.expires_in}"
+            )
+        if type(self.priority) is not int or not 0 <= self.priority <= MAX_PRIORITY:
+            raise ConfigurationError(
+                f"a rule's priority is 0 to {MAX_PRIORITY}, not {self.priority!r}"
+            )
+        for budget in (self.budget, self.daily_budget):
+            if budget is not None and (type(budget) is not int or not 0 <= budget <= INT64_MAX):
+                raise ConfigurationError(f"a rule's budget is a 64-bit integer, not {budget!r}")
 
 
 _ANYONE: frozenset[Poster] = frozenset({"user", "service"})

@@ -11,16 +11,24 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from typing import Literal
 
-from shared_ledger.book import AccountKey, Balance
+from shared_ledger.book import AccountKey, Balance, Entry, Hold
 from shared_ledger.errors import LedgerClosed, LedgerError, LedgerUnavailable
 from shared_ledger.group import Queue, Waiting, answer
 from shared_ledger.store import Store, StoreError
 
 MAX_BATCH = 1_000
 
-_Asker = Waiting[Balance] | Future[Balance]
-_Question = tuple[AccountKey, _Asker]
+Question = (
+    tuple[Literal["balance"], AccountKey] | tuple[Literal["holds", "entries"], tuple[int, ...]]
+)
+"""What is asked for: the balance of an account, or holds, or entries."""
+
+Answer = Balance | dict[int, Hold] | dict[int, list[Entry]]
+"""A balance, or the holds or entries there are by their ids; of a transfer both entries."""
+
+_Asker = Waiting[Answer] | Future[Answer]
 
 
 class Reader:
@@ -30,28 +38,28 @@ class Reader:
         self._process = os.getpid()
         self._connect = connect
         self._store: Store | None = None
-        self._questions: Queue[_Question] = Queue()
+        self._questions: Queue[tuple[Question, _Asker]] = Queue()
         self._gate = threading.Lock()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="shared-ledger-reader", daemon=True)
         self._thread.start()
 
-    def submit(self, key: AccountKey) -> Future[Balance]:
-        """Ask for a balance from a thread.
+    def submit(self, question: Question) -> Future[Answer]:
+        """Ask from a thread.
 
         Raises
         ------
         LedgerClosed
             If the reader is closed, or was opened by another process.
         """
-        future: Future[Balance] = Future()
-        self._put((key, future))
+        future: Future[Answer] = Future()
+        self._put((question, future))
         return future
 
-    def submit_async(self, key: AccountKey) -> asyncio.Future[Balance]:
-        """Ask for a balance from a coroutine; raises as ``submit``."""
-        waiting: Waiting[Balance] = Waiting()
-        self._put((key, waiting))
+    def submit_async(self, question: Question) -> asyncio.Future[Answer]:
+        """Ask from a coroutine; raises as ``submit``."""
+        waiting: Waiting[Answer] = Waiting()
+        self._put((question, waiting))
         return waiting.future
 
     def close(self) -> None:
@@ -64,7 +72,7 @@ class Reader:
                 self._questions.end()
         self._thread.join()
 
-    def _put(self, question: _Question) -> None:
+    def _put(self, question: tuple[Question, _Asker]) -> None:
         if os.getpid() != self._process:
             raise LedgerClosed(
                 "the ledger was opened before this process was forked: open it after"
@@ -79,42 +87,51 @@ class Reader:
             self._answer(questions)
         self._close_store()
 
-    def _answer(self, questions: list[_Question]) -> None:
-        balances: dict[AccountKey, Balance] = {}
+    def _answer(self, questions: list[tuple[Question, _Asker]]) -> None:
+        answers: dict[Question, Answer] = {}
         failure: LedgerError | None = None
         try:
-            balances = self._read({key for key, _ in questions})
+            answers = self._read({question for question, _ in questions})
         except LedgerError as error:
             failure = error
         except Exception as error:  # noqa: BLE001  # A thread that died would leave its askers waiting.
             self._close_store()
             failure = LedgerUnavailable(f"the reader failed: {type(error).__name__}: {error}")
-        coroutines: list[tuple[Waiting[Balance], Balance | LedgerError]] = []
-        for key, asker in questions:
+        coroutines: list[tuple[Waiting[Answer], Answer | LedgerError]] = []
+        for question, asker in questions:
             if isinstance(asker, Waiting):
-                coroutines.append((asker, failure or balances[key]))
+                coroutines.append((asker, failure or answers[question]))
             elif asker.set_running_or_notify_cancel():
                 if failure is None:
-                    asker.set_result(balances[key])
+                    asker.set_result(answers[question])
                 else:
                     asker.set_exception(failure)
         answer(coroutines)
 
-    def _read(self, keys: set[AccountKey]) -> dict[AccountKey, Balance]:
+    def _read(self, questions: set[Question]) -> dict[Question, Answer]:
         """Read once more with a new connection if the old one is lost."""
         reused = self._store is not None
         try:
-            return self._read_once(keys)
+            return self._read_once(questions)
         except StoreError as error:
             self._close_store()
             if not reused:
-                raise LedgerUnavailable(f"the balances cannot be read: {error}") from error
-        return self._read(keys)
+                raise LedgerUnavailable(f"the book cannot be read: {error}") from error
+        return self._read(questions)
 
-    def _read_once(self, keys: set[AccountKey]) -> dict[AccountKey, Balance]:
+    def _read_once(self, questions: set[Question]) -> dict[Question, Answer]:
         if self._store is None:
             self._store = self._connect()
-        return self._store.balances(keys)
+        keys = {question[1] for question in questions if question[0] == "balance"}
+        answers: dict[Question, Answer] = {}
+        if keys:
+            answers |= {("balance", key): b for key, b in self._store.balances(keys).items()}
+        for question in questions:
+            if question[0] == "holds":
+                answers[question] = self._store.holds(question[1])
+            elif question[0] == "entries":
+                answers[question] = self._store.entries(question[1])
+        return answers
 
     def _close_store(self) -> None:
         if self._store is not None:

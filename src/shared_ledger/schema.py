@@ -22,18 +22,19 @@ from sqlalchemy import (
     MetaData,
     PrimaryKeyConstraint,
     Sequence,
+    SmallInteger,
     Table,
     Text,
     UniqueConstraint,
     event,
 )
-from sqlalchemy.dialects.postgresql import ENUM, JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, ENUM, JSONB
 
 from shared_ledger.errors import ConfigurationError
-from shared_ledger.operations import SHARED_OPERATION_VALUES
+from shared_ledger.operations import LEDGER_OPERATIONS, SHARED_OPERATION_VALUES
 
 DEFAULT_SCHEMA = "ledger"
-REVISIONS = ("0001",)
+REVISIONS = ("0001", "0002")
 """The book's migrations, oldest first; a test holds this against the migrations themselves."""
 
 # No application has this table: theirs are named "<application>_version".
@@ -77,8 +78,51 @@ ENTRY_COLUMNS = (
     "created_on",
     "metadata",
     "period",
+    "held_after",
+    "expiring_after",
+    "effective_on",
+    "group_id",
+    "reverses",
+    "hold_id",
+    "expires_on",
+    "priority",
 )
 """The columns of an entry in the order of the fields of ``book.Entry``."""
+
+HOLD_COLUMNS = (
+    "id",
+    "app",
+    "operation",
+    "owner_id",
+    "counterparty",
+    "asset",
+    "amount",
+    "nonce",
+    "created_on",
+    "expires_on",
+    "captured",
+    "state",
+    "closed_on",
+    "closed_by",
+    "grant_ids",
+    "grant_amounts",
+)
+"""The columns of a hold in the order of the fields of ``book.Hold``, its grants in two arrays."""
+
+GRANT_COLUMNS = (
+    "id",
+    "entry_id",
+    "app",
+    "owner_id",
+    "asset",
+    "amount",
+    "remaining",
+    "priority",
+    "granted_on",
+    "expires_on",
+    "expired",
+)
+"""The columns of a grant in the order of the fields of ``book.Grant``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +133,10 @@ class BookTables:
     metadata: MetaData
     accounts: Table
     entries: Table
+    holds: Table
+    grants: Table
+    burns: Table
+    budgets: Table
     operations: Table
     entry_ids: Sequence
 
@@ -119,7 +167,11 @@ def book_tables(schema: str = DEFAULT_SCHEMA) -> BookTables:
     """
     metadata = MetaData(schema=checked_schema(schema))
     operation = ENUM(
-        *SHARED_OPERATION_VALUES, name=OPERATION_TYPE, schema=schema, metadata=metadata
+        *SHARED_OPERATION_VALUES,
+        *LEDGER_OPERATIONS,
+        name=OPERATION_TYPE,
+        schema=schema,
+        metadata=metadata,
     )
     accounts = Table(
         "accounts",
@@ -131,11 +183,25 @@ def book_tables(schema: str = DEFAULT_SCHEMA) -> BookTables:
         Column("changed_on", DateTime(timezone=True), nullable=False),
         Column("owner_id", _IDENTIFIER, nullable=False),
         Column("asset", _IDENTIFIER, nullable=False),
+        # What of it will expire; nothing of it does before due_on.
+        Column("expiring", BigInteger, nullable=False, server_default="0"),
+        Column("due_on", DateTime(timezone=True)),
+        # How far it may be below its floor. Only a reversal raises it.
+        Column("debt", BigInteger, nullable=False, server_default="0"),
         PrimaryKeyConstraint("owner_id", "asset", name="accounts_pkey"),
-        CheckConstraint("floor is null or posted - held >= floor", name="accounts_floor_check"),
+        CheckConstraint(
+            "floor is null or posted - held >= floor - debt", name="accounts_floor_check"
+        ),
         CheckConstraint("held >= 0", name="accounts_held_check"),
+        CheckConstraint("expiring >= 0", name="accounts_expiring_check"),
+        CheckConstraint("debt >= 0", name="accounts_debt_check"),
         # Room on each page for the next version of its rows, so that no index changes.
         postgresql_with={"fillfactor": 50},
+    )
+    Index(
+        "accounts_due_idx",
+        accounts.c.due_on,
+        postgresql_where=accounts.c.due_on.is_not(None),
     )
     entry_ids = Sequence(
         ENTRIES_ID_SEQUENCE, schema=schema, metadata=metadata, data_type=BigInteger
@@ -156,6 +222,15 @@ def book_tables(schema: str = DEFAULT_SCHEMA) -> BookTables:
         Column("period", _IDENTIFIER),
         # Without metadata it is SQL's null, and not the null of JSON.
         Column("metadata", JSONB(none_as_null=True)),
+        # Nothing is stored for these in a plain posting.
+        Column("held_after", BigInteger),
+        Column("expiring_after", BigInteger),
+        Column("effective_on", DateTime(timezone=True)),
+        Column("group_id", BigInteger),
+        Column("reverses", BigInteger),
+        Column("hold_id", BigInteger),
+        Column("expires_on", DateTime(timezone=True)),
+        Column("priority", SmallInteger),
         # An owner's history in order; entries can be spread over nodes by owner.
         PrimaryKeyConstraint("owner_id", "asset", "id", name="entries_pkey"),
         # The nonce first: it decides nearly every comparison alone, and nonces that grow with time
@@ -179,6 +254,98 @@ def book_tables(schema: str = DEFAULT_SCHEMA) -> BookTables:
         postgresql_using="brin",
         postgresql_with={"pages_per_range": 16, "autosummarize": "on"},
     )
+    Index(
+        "entries_reverses_idx",
+        entries.c.reverses,
+        postgresql_where=entries.c.reverses.is_not(None),
+    )
+    holds = Table(
+        "holds",
+        metadata,
+        Column("id", BigInteger, nullable=False),
+        Column("amount", BigInteger, nullable=False),
+        Column("captured", BigInteger, nullable=False, server_default="0"),
+        Column("created_on", DateTime(timezone=True), nullable=False),
+        Column("expires_on", DateTime(timezone=True), nullable=False),
+        Column("closed_on", DateTime(timezone=True)),
+        Column("closed_by", BigInteger),
+        Column("operation", operation, nullable=False),
+        Column("state", _IDENTIFIER, nullable=False, server_default="open"),
+        Column("app", _IDENTIFIER, nullable=False),
+        Column("asset", _IDENTIFIER, nullable=False),
+        Column("owner_id", _IDENTIFIER, nullable=False),
+        Column("counterparty", _IDENTIFIER, nullable=False),
+        Column("nonce", _IDENTIFIER, nullable=False),
+        # The expiring credits that it reserves now, in the order they are spent.
+        Column("grant_ids", ARRAY(BigInteger), nullable=False, server_default="{}"),
+        Column("grant_amounts", ARRAY(BigInteger), nullable=False, server_default="{}"),
+        PrimaryKeyConstraint("id", name="holds_pkey"),
+        CheckConstraint("amount > 0 and captured between 0 and amount", name="holds_amount_check"),
+        CheckConstraint(
+            "state in ('open', 'captured', 'released', 'expired')", name="holds_state_check"
+        ),
+        CheckConstraint("(state = 'open') = (closed_on is null)", name="holds_closed_check"),
+        postgresql_with={"fillfactor": 70},
+    )
+    Index(
+        "holds_open_idx",
+        holds.c.owner_id,
+        holds.c.asset,
+        holds.c.expires_on,
+        postgresql_where=sa.text("state = 'open'"),
+    )
+    grants = Table(
+        "grants",
+        metadata,
+        Column("id", BigInteger, nullable=False),
+        Column("entry_id", BigInteger, nullable=False),
+        Column("amount", BigInteger, nullable=False),
+        Column("remaining", BigInteger, nullable=False),
+        Column("expired", BigInteger, nullable=False, server_default="0"),
+        Column("granted_on", DateTime(timezone=True), nullable=False),
+        Column("expires_on", DateTime(timezone=True), nullable=False),
+        Column("priority", SmallInteger, nullable=False),
+        Column("app", _IDENTIFIER, nullable=False),
+        Column("asset", _IDENTIFIER, nullable=False),
+        Column("owner_id", _IDENTIFIER, nullable=False),
+        PrimaryKeyConstraint("id", name="grants_pkey"),
+        CheckConstraint("remaining between 0 and amount", name="grants_remaining_check"),
+        CheckConstraint("expired >= 0", name="grants_expired_check"),
+        postgresql_with={"fillfactor": 70},
+    )
+    # The live ones of an account, in the order they are spent.
+    Index(
+        "grants_live_idx",
+        grants.c.owner_id,
+        grants.c.asset,
+        grants.c.priority,
+        grants.c.expires_on,
+        postgresql_where=grants.c.remaining > 0,
+    )
+    Index("grants_entry_idx", grants.c.entry_id)
+    burns = Table(
+        "burns",
+        metadata,
+        Column("entry_id", BigInteger, nullable=False),
+        Column("grant_id", BigInteger, nullable=False),
+        Column("amount", BigInteger, nullable=False),
+        PrimaryKeyConstraint("entry_id", "grant_id", name="burns_pkey"),
+        comment="Which grants paid for which entry; negative: what it gave back.",
+    )
+    budgets = Table(
+        "budgets",
+        metadata,
+        Column("spent", BigInteger, nullable=False),
+        # Entries with larger ids are counted; those of before the budget are not.
+        Column("after_id", BigInteger, nullable=False),
+        Column("app", _IDENTIFIER, nullable=False),
+        Column("operation", _IDENTIFIER, nullable=False),
+        Column("period", _IDENTIFIER, nullable=False),
+        PrimaryKeyConstraint("app", "operation", "period", name="budgets_pkey"),
+        CheckConstraint("spent >= 0", name="budgets_spent_check"),
+        comment="What operations that have a budget have given, ever and on a UTC day.",
+        postgresql_with={"fillfactor": 50},
+    )
     operations = Table(
         "operations",
         metadata,
@@ -193,7 +360,9 @@ def book_tables(schema: str = DEFAULT_SCHEMA) -> BookTables:
             "after_create",
             DDL(statement.format(schema=schema).replace("%", "%%")),  # type: ignore[no-untyped-call]  # SQLAlchemy leaves it untyped
         )
-    return BookTables(schema, metadata, accounts, entries, operations, entry_ids)
+    return BookTables(
+        schema, metadata, accounts, entries, holds, grants, burns, budgets, operations, entry_ids
+    )
 
 
 def select_entries(tables: BookTables) -> sa.Select[*tuple[Any, ...]]:

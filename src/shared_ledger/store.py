@@ -1,36 +1,67 @@
-"""Load and save a batch: the only SQL of the write path.
+"""Load and save a batch on one connection of the driver; the statements are in ``rows``.
 
 A batch is one transaction in three round trips: begin, lock and read; copy the new entries; change
 the accounts and commit. Locks are taken in one order by everybody, so that no two batches can wait
 for each other:
 
 1. existing accounts of owners, in order;
-2. new accounts, inserted in order: two writers that open the same one meet here, before either has
+2. the budgets that the batch spends, in order;
+3. new accounts, inserted in order: two writers that open the same one meet here, before either has
    copied an entry that the other could wait for;
-3. system accounts, in order, last of all: every batch needs them, so they are held only for as long
+4. system accounts, in order, last of all: every batch needs them, so they are held only for as long
    as the commit takes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from datetime import UTC, datetime
+from datetime import datetime
+from functools import cache
 from typing import Any
 
 import psycopg
 from psycopg import errors as pg
 from psycopg.rows import tuple_row
 
-from shared_ledger.book import Account, AccountKey, Balance, ClaimKey, Entry, NonceKey
-from shared_ledger.decide import Book, Changes, Command, json_text
+from shared_ledger.book import Account, AccountKey, Balance, Entry, Hold, NonceKey
+from shared_ledger.checks import json_text
+from shared_ledger.commands import AnyCommand, Command
 from shared_ledger.errors import ConfigurationError, LedgerUnavailable
-from shared_ledger.schema import ENTRIES_ID_SEQUENCE, ENTRY_COLUMNS, checked_schema
+from shared_ledger.hand import Book, Changes
+from shared_ledger.rows import (
+    Rows,
+    account_columns,
+    account_of,
+    balance_of,
+    escaped,
+    statements,
+    text_array,
+    utc,
+)
+from shared_ledger.schema import ENTRY_COLUMNS, checked_schema
 
-_COLUMNS = ", ".join(ENTRY_COLUMNS)
-# As text: the driver does not know the enum, and its labels may be another application's.
-_READ_COLUMNS = _COLUMNS.replace("operation", "operation::text")
 NULL = "\\N"
+# Of an entry; the others are of holds, groups, reversals and credits that expire.
+PLAIN_COLUMNS = 12
+MORE_IDS = 100
+# Statements that return no rows; in a pipeline nobody waits for them.
+WRITES = frozenset(
+    {
+        "open",
+        "open_empty",
+        "save",
+        "save_whole",
+        "add",
+        "new_holds",
+        "change_holds",
+        "new_grants",
+        "change_grants",
+        "new_burns",
+        "spend_budgets",
+    }
+)
 CONNECT_TIMEOUT_S = 5
 LOCK_TIMEOUT_MS = 2_000
 
@@ -96,7 +127,12 @@ class Store:
         self._cursor = self._connection.cursor(binary=True)
         self._copying: ExitStack | None = None
         self._copier: psycopg.Copy
+        self._opened: set[AccountKey] = set()
+        self.plain = True
+        """Whether the batch in hand is of plain postings to accounts without holds or grants."""
         book = checked_schema(schema)
+        self._sql = driver_statements(schema)
+        self._rows = Rows(self._run)
         # Local to the transaction: poolers and coordinators may hand each one another connection.
         # The plans are for lookups by key, whatever the tables' statistics say of a young book.
         self._settings = (
@@ -105,180 +141,167 @@ class Store:
             "set_config('enable_mergejoin', 'off', true), "
             f"set_config('lock_timeout', '{LOCK_TIMEOUT_MS}', true)"
         ).encode()
-        self._lock = (
-            "select owner_id, posted, held, floor, changed_on "
-            f"from {book}.accounts where asset = %s and owner_id = any(%s::text[]) "
-            "order by owner_id for no key update"
-        ).encode()
         self._busy = (
             f"with free as (select owner_id from {book}.accounts where asset = %(asset)s "
             "and owner_id = any(%(owners)s::text[]) for no key update skip locked) "
             f"select owner_id from {book}.accounts where asset = %(asset)s "
             "and owner_id = any(%(owners)s::text[]) and owner_id not in (select owner_id from free)"
         ).encode()
-        self._reserve = (
-            f"select clock_timestamp(), array_agg(nextval('{book}.{ENTRIES_ID_SEQUENCE}')) "
-            "from generate_series(1, %s::int)"
-        ).encode()
-        self._find_entries = (
-            f"select {_READ_COLUMNS} from {book}.entries "
-            "join unnest(%s::text[], %s::text[], %s::text[]) as wanted (owner, application, once) "
-            "on owner_id = owner and app = application and nonce = once"
-        ).encode()
-        self._find_claims = (
-            "select owner, application, wanted.operation, newest.period "
-            "from unnest(%s::text[], %s::text[], %s::text[]) "
-            "as wanted (owner, application, operation) "
-            f"cross join lateral (select period from {book}.entries "
-            "where owner_id = owner and app = application "
-            f"and entries.operation = wanted.operation::{book}.operation and period is not null "
-            "order by period desc limit 1) as newest"
-        ).encode()
-        self._balances = (
-            f"select owner_id, asset, posted, held from {book}.accounts "
-            "where asset = any(%s::text[]) and owner_id = any(%s::text[])"
-        ).encode()
-        self._open = (
-            f"insert into {book}.accounts (owner_id, asset, posted, floor, changed_on) "
-            "select owner, kind, balance, 0, %s "
-            "from unnest(%s::text[], %s::text[], %s::bigint[]) as new (owner, kind, balance)"
-        ).encode()
-        self._copy = copy_statement(book)
-        self._save = (
-            f"update {book}.accounts set posted = balance, version = version + 1, "
-            "changed_on = greatest(changed_on, %s) "
-            "from unnest(%s::text[], %s::text[], %s::bigint[]) as new (owner, kind, balance) "
-            "where owner_id = owner and asset = kind"
-        ).encode()
-        self._add = (
-            f"insert into {book}.accounts as a (owner_id, asset, posted, changed_on) "
-            "select owner, kind, gain, %s "
-            "from unnest(%s::text[], %s::text[], %s::bigint[]) as new (owner, kind, gain) "
-            "on conflict (owner_id, asset) do update set posted = a.posted + excluded.posted, "
-            "version = a.version + 1, changed_on = greatest(a.changed_on, excluded.changed_on)"
-        ).encode()
+        self._copies = {plain: copy_statement(book, plain=plain) for plain in (True, False)}
 
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
 
     def balances(self, keys: Collection[AccountKey]) -> dict[AccountKey, Balance]:
-        """Read the balances of accounts, those of none as zero, in one statement."""
-        assets = text_array(sorted({asset for _, asset in keys}))
-        owners = text_array(sorted({owner_id for owner_id, _ in keys}))
-        found = {(owner_id, asset): Balance(owner_id, 0, 0, 0, asset) for owner_id, asset in keys}
+        """Read the balances of accounts, those of none as zero; what has expired is not counted."""
+        found: dict[AccountKey, Balance] = {}
         with _Translated(self._connection):
-            for owner_id, asset, posted, held in self._cursor.execute(
-                self._balances, (assets, owners)
-            ):
-                found[owner_id, asset] = Balance(owner_id, posted, posted - held, held, asset)
+            for key, balance in self._rows.balances(keys).items():
+                found[key] = balance or self._settled(key)
         return found
 
-    def load(self, commands: Sequence[Command], *, careful: bool) -> Book:
+    def _settled(self, key: AccountKey) -> Balance:
+        # Of an account and its grants at one moment.
+        self._cursor.execute(b"begin isolation level repeatable read read only")
+        account = self._rows.settled(key)
+        self._cursor.execute(b"commit")
+        return balance_of(account)
+
+    def holds(self, ids: Collection[int]) -> dict[int, Hold]:
+        """Read holds by id."""
+        with _Translated(self._connection):
+            return self._rows.holds(ids)
+
+    def entries(self, ids: Collection[int]) -> dict[int, list[Entry]]:
+        """Read entries by id; of a transfer both."""
+        with _Translated(self._connection):
+            return self._rows.entries(ids)
+
+    def load(self, commands: Sequence[AnyCommand], *, careful: bool) -> Book:
         """Begin a transaction, lock the owners' accounts and read what the commands need.
 
-        Without ``careful`` nonces and claims are taken for new, which their unique indexes check
-        when the batch is saved: a new entry is then written without a lookup.
+        Without ``careful`` nonces are taken for new, which their unique index checks when the batch
+        is saved: a new entry is then written without a lookup.
         """
         owners: dict[str, set[str]] = {}
         for command in commands:
-            owners.setdefault(command.asset, set()).add(command.owner_id)
+            if command.__class__ is Command:
+                owners.setdefault(command.asset, set()).add(command.owner_id)
+            else:
+                for owner_id, asset in command.keys:
+                    owners.setdefault(asset, set()).add(owner_id)
         accounts: dict[AccountKey, Account] = {}
-        entries: Mapping[NonceKey, Entry] = {}
-        claims: dict[ClaimKey, str] = {}
         with _Translated(self._connection):
             with self._connection.pipeline():
                 self._cursor.execute(b"begin")
                 self._cursor.execute(self._settings)
                 locks = {
-                    asset: self._reader(self._lock, (asset, text_array(sorted(owners[asset]))))
+                    asset: self._reader(
+                        "lock", {"asset": asset, "owners": text_array(sorted(owners[asset]))}
+                    )
                     for asset in sorted(owners)
                 }
-                reserved = self._reader(self._reserve, (len(commands),))
+                count = sum(map(ids_for, commands))
+                reserved = self._reader("reserve", {"count": str(count)})
             for asset, lock in locks.items():
-                for owner_id, posted, held, floor, changed_on in lock.fetchall():
-                    accounts[owner_id, asset] = Account(
-                        owner_id, asset, posted, held, floor, changed_on
-                    )
+                for row in lock.fetchall():
+                    accounts[row[0], asset] = account_of(row, asset)
             now, ids = reserved.fetchall()[0]
-            if careful:
-                # A statement of its own after the locks: a lock wait does not refresh the snapshot
-                # of the statement that waited.
-                entries = self._find(commands)
-                once = [c for c in commands if c.once is not None]
-                if once:
-                    for owner_id, app, operation, period in self._cursor.execute(
-                        self._find_claims,
-                        (
-                            text_array([c.owner_id for c in once]),
-                            text_array([c.app for c in once]),
-                            text_array([c.operation for c in once]),
-                        ),
-                    ):
-                        claims[owner_id, app, operation] = period
-        return Book(utc(now), ids, accounts, entries, claims)
+            book = Book(utc(now), self._ids(ids), accounts)
+            self._rows.complete(book, commands, careful=careful)
+        self._opened = set()
+        self.plain = not book.holds and not any(account.whole for account in accounts.values())
+        self.plain &= all(c.__class__ is Command and c.terms is None for c in commands)
+        return book
 
-    def open_accounts(self, book: Book, opened: Mapping[AccountKey, int]) -> None:
+    def _ids(self, reserved: Iterable[int]) -> Iterator[int]:
+        """Give the ids that were reserved, and more if they do not last."""
+        yield from reserved
+        while True:
+            with _Translated(self._connection):
+                ((_, more),) = self._run("reserve", {"count": str(MORE_IDS)})
+            yield from more
+
+    def open_accounts(self, book: Book, changes: Changes) -> None:
         """Insert new accounts with their balances; to be called before any entry is appended."""
+        self._opened = changes.accounts.keys() - book.accounts.keys()
+        if not self._opened:
+            return
+        new = [changes.accounts[key] for key in sorted(self._opened)]
         with _Translated(self._connection):
-            self._cursor.execute(self._open, (book.now, *_columns(dict(sorted(opened.items())))))
+            self._run("open", {"now": book.now.isoformat(), **account_columns(new)})
 
     def append(self, entries: Sequence[Entry]) -> None:
         """Send entries to the database, which stores them while the caller goes on."""
         with _Translated(self._connection):
             if self._copying is None:
                 self._copying = ExitStack()
-                self._copier = self._copying.enter_context(self._cursor.copy(self._copy))
-            self._copier.write(copy_text(entries))
+                self._copier = self._copying.enter_context(
+                    self._cursor.copy(self._copies[self.plain])
+                )
+            self._copier.write(copy_text(entries, plain=self.plain))
 
-    def find(self, commands: Sequence[Command]) -> dict[NonceKey, Entry]:
+    def find(self, commands: Sequence[AnyCommand]) -> dict[NonceKey, Entry]:
         """Return the entries that hold these commands' nonces, when all entries are appended."""
         with _Translated(self._connection):
             self._end_copy()
-            return self._find(commands)
+            return self._rows.entries_by_nonce(commands)
 
-    def busy(self, commands: Sequence[Command]) -> set[AccountKey]:
+    def busy(self, commands: Sequence[AnyCommand]) -> set[AccountKey]:
         """Return the owners' accounts that other transactions keep locked at this moment."""
         locked: set[AccountKey] = set()
+        keys = {key for command in commands for key in command.keys}
         with _Translated(self._connection):
-            for asset in {command.asset for command in commands}:
-                owners = {command.owner_id for command in commands if command.asset == asset}
-                named = {"asset": asset, "owners": text_array(sorted(owners))}
+            for asset in {asset for _, asset in keys}:
+                owners = sorted(owner_id for owner_id, kind in keys if kind == asset)
+                named = {"asset": asset, "owners": text_array(owners)}
                 locked.update((row[0], asset) for row in self._cursor.execute(self._busy, named))
         return locked
 
     def commit(self, book: Book, changes: Changes) -> None:
-        """Change the existing accounts and the system accounts, and commit."""
+        """Change what the entries changed, the system accounts last, and commit."""
         with _Translated(self._connection, system=True):
             self._end_copy()
             with self._connection.pipeline():
-                if changes.posted:
-                    self._cursor.execute(self._save, (book.now, *_columns(changes.posted)))
-                if changes.system:
-                    system = dict(sorted(changes.system.items()))
-                    self._cursor.execute(self._add, (book.now, *_columns(system)))
+                self._rows.save_credits(book, changes)
+                self._rows.save_accounts(book, changes, self._opened)
                 self._cursor.execute(b"commit")
+
+    def rollback(self) -> None:
+        """Undo the batch in hand."""
+        with _Translated(self._connection):
+            self._connection.rollback()
 
     def _end_copy(self) -> None:
         if self._copying is not None:
             copying, self._copying = self._copying, None
             copying.close()
 
-    def _find(self, commands: Sequence[Command]) -> dict[NonceKey, Entry]:
-        rows = self._cursor.execute(
-            self._find_entries,
-            (
-                text_array([command.owner_id for command in commands]),
-                text_array([command.app for command in commands]),
-                text_array([command.nonce for command in commands]),
-            ),
-        )
-        return {(row[3], row[1], row[8]): entry_of(row) for row in rows}
+    def _run(self, name: str, parameters: Mapping[str, str | None]) -> list[Any]:
+        cursor = self._cursor.execute(self._sql[name], parameters)
+        return [] if name in WRITES else cursor.fetchall()
 
-    def _reader(self, query: bytes, parameters: tuple[Any, ...]) -> psycopg.Cursor[Any]:
+    def _reader(self, name: str, parameters: Mapping[str, str]) -> psycopg.Cursor[Any]:
         cursor = self._connection.cursor(binary=True)
-        cursor.execute(query, parameters)
+        cursor.execute(self._sql[name], parameters)
         return cursor
+
+
+def ids_for(command: AnyCommand) -> int:
+    """Return how many ids a command takes, if it takes no more than usual."""
+    if command.__class__ is Command:
+        return 1 if command.terms is None else 2
+    return 2 * len(command.keys)
+
+
+@cache
+def driver_statements(schema: str) -> Mapping[str, bytes]:
+    """Return the book's statements with the driver's placeholders."""
+    return {
+        name: re.sub(r":(\w+)::", r"%(\1)s::", text).encode()
+        for name, text in statements(schema).items()
+    }
 
 
 def connect(url: str, *, autocommit: bool = True) -> psycopg.Connection[Any]:
@@ -342,13 +365,14 @@ def _line(error: psycopg.Error) -> str:
     return error.diag.message_primary or " ".join(str(error).split())
 
 
-def copy_statement(schema: str) -> bytes:
+def copy_statement(schema: str, *, plain: bool = True) -> bytes:
     """Return the statement that takes what ``copy_text`` writes."""
-    return f"copy {schema}.entries ({_COLUMNS}) from stdin".encode()
+    columns = ENTRY_COLUMNS[:PLAIN_COLUMNS] if plain else ENTRY_COLUMNS
+    return f"copy {schema}.entries ({', '.join(columns)}) from stdin".encode()
 
 
-def copy_text(entries: Iterable[Entry]) -> bytes:
-    """Write entries in COPY's text format.
+def copy_text(entries: Iterable[Entry], *, plain: bool = True) -> bytes:
+    """Write entries in COPY's text format; plain ones have only the first columns.
 
     Ids and nonces hold no control characters (``command_of`` refuses them), and JSON escapes them,
     so the backslash is the only character left that means something to COPY.
@@ -362,45 +386,25 @@ def copy_text(entries: Iterable[Entry]) -> bytes:
             created_on = last.isoformat()
         owner_id, nonce = entry.owner_id, entry.nonce
         if "\\" in owner_id:
-            owner_id = _escaped(owner_id)
+            owner_id = escaped(owner_id)
         if "\\" in nonce:
-            nonce = _escaped(nonce)
-        metadata = NULL if entry.metadata is None else _escaped(json_text(entry.metadata))
+            nonce = escaped(nonce)
+        metadata = NULL if entry.metadata is None else escaped(json_text(entry.metadata))
+        more = "" if plain else _more_columns(entry)
         rows.append(
             f"{entry.id}\t{entry.app}\t{entry.operation}\t{owner_id}\t{entry.counterparty}\t"
             f"{entry.asset}\t{entry.amount}\t{entry.balance_after}\t{nonce}\t{created_on}\t"
-            f"{metadata}\t{entry.period or NULL}\n"
+            f"{metadata}\t{entry.period or NULL}{more}\n"
         )
     return "".join(rows).encode()
 
 
-def _escaped(text: str) -> str:
-    return text.replace("\\", "\\\\")
-
-
-def text_array(texts: Sequence[str]) -> str:
-    """Write texts as the literal of a PostgreSQL array, several times faster than the driver."""
-    joined = '","'.join(texts)
-    if "\\" in joined or joined.count('"') != 2 * max(len(texts) - 1, 0):
-        joined = '","'.join(_escaped(text).replace('"', '\\"') for text in texts)
-    return '{"' + joined + '"}' if texts else "{}"
-
-
-def _columns(balances: Mapping[AccountKey, int]) -> tuple[str, str, str]:
+def _more_columns(entry: Entry) -> str:
+    effective_on, expires_on = entry.effective_on, entry.expires_on
     return (
-        text_array([owner_id for owner_id, _ in balances]),
-        text_array([asset for _, asset in balances]),
-        "{" + ",".join(map(str, balances.values())) + "}",
+        f"\t{entry.held_after or NULL}\t{entry.expiring_after or NULL}"
+        f"\t{effective_on.isoformat() if effective_on else NULL}"
+        f"\t{entry.group_id or NULL}\t{entry.reverses or NULL}\t{entry.hold_id or NULL}"
+        f"\t{expires_on.isoformat() if expires_on else NULL}"
+        f"\t{NULL if entry.priority is None else entry.priority}"
     )
-
-
-def entry_of(row: Sequence[Any]) -> Entry:
-    """Make an entry of a row with the columns ``ENTRY_COLUMNS``."""
-    fields = list(row)
-    fields[9] = utc(fields[9])
-    return Entry(*fields)
-
-
-def utc(at: datetime) -> datetime:
-    """Show a time in UTC, whatever the session's time zone."""
-    return at.astimezone(UTC)

@@ -1,115 +1,182 @@
-"""Post inside the caller's own transaction: the same rules, with SQLAlchemy statements.
+"""Post inside the caller's own transaction: the same rules and statements, over SQLAlchemy.
 
-The caller's rows and the entry commit together or not at all. A refusal undoes nothing of the
+The caller's rows and the entries commit together or not at all. A refusal undoes nothing of the
 caller's: all of it happens inside a savepoint. The accounts stay locked until the caller commits,
-the system account included, which every other writer needs: commit soon.
+the system accounts included, which every other writer needs: commit soon.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from itertools import count
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.elements import TextClause
 
-from shared_ledger.book import Account, AccountKey, ClaimKey, Entry, NonceKey, Outcome
-from shared_ledger.decide import Book, Changes, Command, decide
+from shared_ledger.book import AccountKey, Entry, Held, Payment, Posted, Quote, Request
+from shared_ledger.commands import AnyCommand, command_of_request, entry_of, hold_of
+from shared_ledger.decide import Decided, Decision, decide
 from shared_ledger.errors import Refusal
-from shared_ledger.schema import BookTables, select_entries
-from shared_ledger.store import entry_of, utc
+from shared_ledger.hand import Book, Changes, burn_order
+from shared_ledger.operations import Application
+from shared_ledger.rows import Rows, account_of, balance_of, statements, text_array, utc
+from shared_ledger.schema import BookTables
+
+_MORE_IDS = 10
 
 
-def post_within(executor: Connection | Session, tables: BookTables, command: Command) -> Outcome:
-    """Decide and write one command in the executor's transaction; begins one if there is none."""
+def post_within(
+    executor: Connection | Session,
+    tables: BookTables,
+    application: Application[Any],
+    request: Request[Any],
+) -> Decided:
+    """Decide and write one request in the executor's transaction; begins one if there is none.
+
+    Raises
+    ------
+    Refusal
+        If the request itself is wrong; what the book refuses is returned.
+    """
     connection = executor.connection() if isinstance(executor, Session) else executor
-    with connection.begin_nested() as savepoint:
-        book = _load(connection, tables, command)
-        outcomes, changes = decide(book, [command])
-        outcome = outcomes[0]
-        if isinstance(outcome, Refusal) or not changes.entries:
-            savepoint.rollback()
-        else:
-            _save(connection, tables, changes)
-    return outcome
+    return _Transaction(connection, tables).post(application, request)
 
 
-def _load(connection: Connection, tables: BookTables, command: Command) -> Book:
-    accounts, entries = tables.accounts, tables.entries
-    key: AccountKey = (command.owner_id, command.asset)
-    lock = (
-        sa.select(
-            accounts.c.owner_id,
-            accounts.c.asset,
-            accounts.c.posted,
-            accounts.c.held,
-            accounts.c.floor,
-            accounts.c.changed_on,
-        )
-        .where(accounts.c.owner_id == key[0], accounts.c.asset == key[1])
-        .with_for_update(key_share=True)
-    )
-    row = connection.execute(lock).one_or_none()
-    if row is None:
-        # Opened before it is decided, so that two transactions that open it wait for each other
-        # here; a refusal takes it back with the savepoint.
-        connection.execute(
-            postgresql.insert(accounts)
-            .values(owner_id=key[0], asset=key[1], floor=0, changed_on=sa.func.clock_timestamp())
-            .on_conflict_do_nothing()
-        )
-        row = connection.execute(lock).one()
-    now, entry_id = connection.execute(
-        sa.select(sa.func.clock_timestamp(), tables.entry_ids.next_value())
-    ).one()
-    found: dict[NonceKey, Entry] = {}
-    recorded = connection.execute(
-        select_entries(tables).where(
-            entries.c.owner_id == command.owner_id,
-            entries.c.app == command.app,
-            entries.c.nonce == command.nonce,
-        )
-    ).one_or_none()
-    if recorded is not None:
-        found[command.owner_id, command.app, command.nonce] = entry_of(recorded)
-    claims: dict[ClaimKey, str] = {}
-    if command.once is not None:
-        period = connection.execute(
-            sa.select(sa.func.max(entries.c.period)).where(
-                entries.c.owner_id == command.owner_id,
-                entries.c.app == command.app,
-                entries.c.operation == command.operation,
-                entries.c.period.is_not(None),
-            )
-        ).scalar_one()
-        if period is not None:
-            claims[command.owner_id, command.app, command.operation] = period
-    return Book(utc(now), [entry_id], {key: Account(*row)}, found, claims)
+def rows_of(connection: Connection, tables: BookTables) -> Rows:
+    """Return the book's rows over a connection of SQLAlchemy."""
+    return _Transaction(connection, tables).rows
 
 
-def _save(connection: Connection, tables: BookTables, changes: Changes) -> None:
-    accounts, entries = tables.accounts, tables.entries
-    entry = changes.entries[0]
-    values: dict[str, Any] = {name: getattr(entry, name) for name in Entry.__struct_fields__}
-    connection.execute(sa.insert(entries).values(values))
-    for (owner_id, asset), posted in changes.posted.items():
-        connection.execute(
-            sa.update(accounts)
-            .where(accounts.c.owner_id == owner_id, accounts.c.asset == asset)
-            .values(posted=posted, version=accounts.c.version + 1, changed_on=entry.created_on)
-        )
-    for (owner_id, asset), gain in sorted(changes.system.items()):
-        new = postgresql.insert(accounts).values(
-            owner_id=owner_id, asset=asset, posted=gain, changed_on=entry.created_on
-        )
-        connection.execute(
-            new.on_conflict_do_update(
-                index_elements=[accounts.c.owner_id, accounts.c.asset],
-                set_={
-                    "posted": accounts.c.posted + new.excluded.posted,
-                    "version": accounts.c.version + 1,
-                    "changed_on": sa.func.greatest(accounts.c.changed_on, new.excluded.changed_on),
+def quote_within(
+    connection: Connection, tables: BookTables, application: Application[Any], request: Request[Any]
+) -> tuple[Decided, Decision]:
+    """Decide one request without writing anything, in a transaction with one snapshot.
+
+    Raises
+    ------
+    Refusal
+        If the request itself is wrong; what the book refuses is returned.
+    """
+    transaction = _Transaction(connection, tables)
+    command = transaction.command_of(application, request)
+    decision = Decision(transaction.look(command))
+    return decision.take([command])[0], decision
+
+
+def quote_of(result: Posted | Held, decision: Decision) -> Quote:
+    """Make a quote of what was decided."""
+    changes = decision.changes
+    if result.replayed:
+        entries = [] if isinstance(result, Held) else [result.entry, *result.group]
+    else:
+        entries = list(changes.entries)
+    first = result.hold if isinstance(result, Held) else result.entry
+    account = decision.account((first.owner_id, first.asset))
+    taken: dict[int, int] = {}
+    for (_, grant_id), amount in changes.burns.items():
+        taken[grant_id] = taken.get(grant_id, 0) + amount
+    if isinstance(result, Held) and not result.replayed:
+        taken = dict(result.hold.grants)
+    grants = sorted((changes.grants[number] for number in taken), key=burn_order)
+    burns = [Payment(grant.id, taken[grant.id], grant.expires_on) for grant in grants]
+    return Quote(result.replayed, entries, balance_of(account), burns)
+
+
+class _Transaction:
+    """The caller's transaction on one book."""
+
+    def __init__(self, connection: Connection, tables: BookTables) -> None:
+        self._connection = connection
+        self._tables = tables
+        self._texts = alchemy_statements(tables.schema)
+        self.rows = Rows(self._run)
+
+    def command_of(self, application: Application[Any], request: Request[Any]) -> AnyCommand:
+        hold_id, entry_id = hold_of(request), entry_of(request)
+        holds = {} if hold_id is None else self.rows.holds([hold_id])
+        entries = {} if entry_id is None else self.rows.entries([entry_id])
+        return command_of_request(application, request, holds, entries)
+
+    def look(self, command: AnyCommand) -> Book:
+        """Load what a command needs without locking it."""
+        ((now,),) = self._run("clock", {})
+        book = Book(utc(now), count(1), self._accounts("look", sorted(set(command.keys))))
+        self.rows.complete(book, [command], careful=True, locked=False)
+        return book
+
+    def post(self, application: Application[Any], request: Request[Any]) -> Decided:
+        command = self.command_of(application, request)
+        with self._connection.begin_nested() as savepoint:
+            book = self._load(command)
+            (result,), changes = decide(book, [command])
+            if isinstance(result, Refusal) or not changes.entries:
+                savepoint.rollback()
+            else:
+                self._save(book, changes)
+        return result
+
+    def _load(self, command: AnyCommand) -> Book:
+        keys = sorted(set(command.keys), key=lambda key: (key[1], key[0]))
+        accounts = self._accounts("lock", keys)
+        missing = [key for key in keys if key not in accounts]
+        if missing:
+            # Opened before it is decided, so that two transactions that open them wait for each
+            # other here; a refusal takes it back with the savepoint.
+            self._run(
+                "open_empty",
+                {
+                    "owners": text_array([owner_id for owner_id, _ in missing]),
+                    "assets": text_array([asset for _, asset in missing]),
                 },
             )
-        )
+            accounts |= self._accounts("lock", missing)
+        ((now, ids),) = self._run("reserve", {"count": "1"})
+        book = Book(utc(now), self._ids(ids), accounts)
+        self.rows.complete(book, [command], careful=True)
+        return book
+
+    def _accounts(self, name: str, keys: Sequence[AccountKey]) -> dict[AccountKey, Any]:
+        accounts: dict[AccountKey, Any] = {}
+        for kind in sorted({asset for _, asset in keys}):
+            owners = [owner_id for owner_id, asset in keys if asset == kind]
+            for row in self._run(name, {"asset": kind, "owners": text_array(owners)}):
+                accounts[row[0], kind] = account_of(row, kind)
+        return accounts
+
+    def _ids(self, reserved: Iterable[int]) -> Iterator[int]:
+        yield from reserved
+        while True:
+            ((_, more),) = self._run("reserve", {"count": str(_MORE_IDS)})
+            yield from more
+
+    def _save(self, book: Book, changes: Changes) -> None:
+        rows = [_values(entry) for entry in changes.entries]
+        self._connection.execute(sa.insert(self._tables.entries), rows)
+        self.rows.save_credits(book, changes)
+        self.rows.save_accounts(book, changes)
+
+    def _run(self, name: str, parameters: Mapping[str, str | None]) -> Sequence[Any]:
+        result = self._connection.execute(self._texts[name], dict(parameters))
+        return result.all() if result.returns_rows else []
+
+
+def _values(entry: Entry) -> dict[str, Any]:
+    values = {name: getattr(entry, name) for name in Entry.__struct_fields__}
+    # Nothing is stored where nothing is held, or expires.
+    values["held_after"] = entry.held_after or None
+    values["expiring_after"] = entry.expiring_after or None
+    return values
+
+
+@cache
+def alchemy_statements(schema: str) -> Mapping[str, TextClause]:
+    """Return the book's statements for SQLAlchemy, with every parameter a text for any driver."""
+    return {
+        name: sa.text(re.sub(r":(\w+)::(\w+(?:\[\])?)", r"cast(cast(:\1 as text) as \2)", text))
+        for name, text in statements(schema).items()
+    }

@@ -20,8 +20,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from shared_ledger.book import Outcome
-from shared_ledger.decide import Changes, Command, Decision, replay
+from shared_ledger.book import AccountKey
+from shared_ledger.commands import AnyCommand, AtomicCommand, GroupCommand
+from shared_ledger.decide import Decided, Decision
 from shared_ledger.errors import (
     AccountBusy,
     LedgerClosed,
@@ -55,18 +56,18 @@ CAREFUL_BATCHES = 8
 class BatchReport:
     """What a lane did with one batch, for metrics."""
 
-    outcomes: Sequence[Outcome]
-    commands: Sequence[Command]
+    outcomes: Sequence[Decided]
+    commands: Sequence[AnyCommand]
     seconds: float
     queued: int
 
 
-class _Single(Waiting[Outcome]):
+class _Single(Waiting[Decided]):
     """One command of one coroutine, which waits."""
 
     __slots__ = ("commands",)
 
-    def __init__(self, command: Command) -> None:
+    def __init__(self, command: AnyCommand) -> None:
         super().__init__()
         self.commands = (command,)
 
@@ -77,7 +78,7 @@ class _Part:
     __slots__ = ("commands", "positions", "whole")
 
     def __init__(
-        self, commands: Sequence[Command], positions: Sequence[int] | None, whole: _Whole
+        self, commands: Sequence[AnyCommand], positions: Sequence[int] | None, whole: _Whole
     ) -> None:
         self.commands = commands
         self.positions = positions
@@ -90,7 +91,7 @@ class _Whole:
     __slots__ = ("_failure", "_lock", "_outcomes", "_waiting", "future")
 
     def __init__(self, size: int, parts: int) -> None:
-        self.future: Future[list[Outcome]] = Future()
+        self.future: Future[list[Decided]] = Future()
         self._outcomes: list[Any] = [None] * size
         self._waiting = parts
         self._failure: LedgerError | None = None
@@ -99,7 +100,7 @@ class _Whole:
     def answer(
         self,
         positions: Sequence[int] | None,
-        outcomes: list[Outcome],
+        outcomes: list[Decided],
         failure: LedgerError | None,
     ) -> None:
         with self._lock:
@@ -120,6 +121,8 @@ class _Whole:
 
 
 _Job = _Single | _Part
+
+_WHOLE = frozenset((GroupCommand, AtomicCommand))
 
 
 class _Lane(threading.Thread):
@@ -164,7 +167,7 @@ class _Lane(threading.Thread):
     def _serve(self, jobs: list[_Job]) -> None:
         commands = [command for job in jobs for command in job.commands]
         began = time.monotonic()
-        outcomes: list[Outcome] = []
+        outcomes: list[Decided] = []
         failure: LedgerError | None = None
         try:
             for start in range(0, len(commands), self._max_batch):
@@ -187,7 +190,7 @@ class _Lane(threading.Thread):
                 _log.exception("the observer of the writer failed")
         _answer(jobs, outcomes, failure)
 
-    def _write(self, commands: Sequence[Command]) -> list[Outcome]:
+    def _write(self, commands: Sequence[AnyCommand]) -> list[Decided]:
         """Write one batch, retrying what can be retried: nonces make that safe."""
         give_up_at = time.monotonic() + (GIVE_UP_AFTER_S if self._reachable else 0)
         pause = FIRST_PAUSE_S
@@ -220,34 +223,39 @@ class _Lane(threading.Thread):
                 self._reachable = True
                 return outcomes
 
-    def _try(self, commands: Sequence[Command], *, careful: bool) -> list[Outcome]:
+    def _try(self, commands: Sequence[AnyCommand], *, careful: bool) -> list[Decided]:
         if self._store is None:
             self._store = self._connect()
+        # What is all or nothing is decided knowing every nonce.
+        careful = careful or any(command.__class__ in _WHOLE for command in commands)
         book = self._store.load(commands, careful=careful)
         decision = Decision(book)
         changes = decision.changes
         # The database stores one piece while the next is decided; but accounts are opened before
-        # any entry is stored, so a batch that may open one is decided whole.
-        known = all((command.owner_id, command.asset) in book.accounts for command in commands)
+        # any entry is stored, so a batch that may open one is decided whole. So is one that may
+        # need more ids than it has commands.
+        known = self._store.plain and all(
+            (command.owner_id, command.asset) in book.accounts for command in commands
+        )
         size = PIECE if known else len(commands)
-        outcomes: list[Outcome] = []
+        outcomes: list[Decided] = []
         for start in range(0, len(commands), size):
             written = len(changes.entries)
             outcomes += decision.take(commands[start : start + size])
-            if changes.opened:
-                self._store.open_accounts(book, changes.opened)
+            if not known:
+                self._store.open_accounts(book, changes)
             if len(changes.entries) > written:
                 self._store.append(changes.entries[written:])
         replays = len(book.entries)
         if not careful:
-            replays = self._recognise(self._store, commands, outcomes, changes)
+            replays = self._recognise(decision, commands, outcomes)
         self._store.commit(book, changes)
         if careful or replays:
             self._careful = CAREFUL_BATCHES if replays else max(self._careful - 1, 0)
         return outcomes
 
     def _recognise(
-        self, store: Store, commands: Sequence[Command], outcomes: list[Outcome], changes: Changes
+        self, decision: Decision, commands: Sequence[AnyCommand], outcomes: list[Decided]
     ) -> int:
         """Look up the nonces of what was refused as if new; return how many were not.
 
@@ -260,29 +268,41 @@ class _Lane(threading.Thread):
             for position, outcome in enumerate(outcomes)
             if isinstance(outcome, Refusal) and not isinstance(outcome, NonceReused)
         ]
-        if not refused:
+        if not refused or self._store is None:
             return 0
-        entries = store.find([commands[position] for position in refused])
+        entries = self._store.find([commands[position] for position in refused])
         # A nonce that a refusal left free may have been used later in this batch.
-        new = {entry.id for entry in changes.entries}
+        new = {entry.id for entry in decision.changes.entries}
         replays = 0
         for position in refused:
             command = commands[position]
             entry = entries.get((command.owner_id, command.app, command.nonce))
             if entry is not None and entry.id not in new:
-                outcomes[position] = replay(entry, command)
+                if entry.hold_id is not None or entry.group_id is not None:
+                    # More than the entry is needed to answer.
+                    self._store.rollback()
+                    raise Conflict("a nonce was used before")
+                outcomes[position] = decision.replay(entry, command)
                 replays += 1
         return replays
 
-    def _split(self, commands: Sequence[Command], error: Rejected) -> list[Outcome]:
+    def _split(self, commands: Sequence[AnyCommand], error: Rejected) -> list[Decided]:
         """Write what the database refuses apart from the rest, until it is alone; refuse that."""
+        locked: set[AccountKey] = set()
+        if error.busy and not error.system and self._store is not None:
+            # Looking is faster than waiting for one half after the other. Some of these may be
+            # locked for a moment only, and are written with the second part.
+            locked = self._store.busy(commands)
         causes: list[Any]
         if not error.busy:
             causes = list(range(len(commands)))
         elif error.system:
             causes = [(command.counterparty, command.asset) for command in commands]
         else:
-            causes = [(command.owner_id, command.asset) for command in commands]
+            causes = [
+                next((key for key in command.keys if key in locked), command.keys[0])
+                for command in commands
+            ]
         suspects = sorted(set(causes))
         if len(suspects) == 1:
             return [
@@ -292,22 +312,18 @@ class _Lane(threading.Thread):
                 for command in commands
             ]
         apart = set(suspects[len(suspects) // 2 :])
-        if error.busy and not error.system and self._store is not None:
-            # Looking is faster than waiting for one half after the other. Some of these may be
-            # locked for a moment only, and are written with the second part.
-            locked = self._store.busy(commands)
-            if 0 < len(locked) < len(suspects):
-                apart = locked
-        outcomes: dict[int, Outcome] = {}
+        if 0 < len(locked.intersection(suspects)) < len(suspects):
+            apart = locked.intersection(suspects)
+        outcomes: dict[int, Decided] = {}
         for second in (False, True):
             part = [index for index, cause in enumerate(causes) if (cause in apart) is second]
             outcomes.update(zip(part, self._write([commands[i] for i in part]), strict=True))
         return [outcomes[index] for index in range(len(commands))]
 
 
-def _answer(jobs: Sequence[_Job], outcomes: list[Outcome], failure: LedgerError | None) -> None:
+def _answer(jobs: Sequence[_Job], outcomes: list[Decided], failure: LedgerError | None) -> None:
     """Answer the jobs that were written whole, and tell the others why they were not."""
-    coroutines: list[tuple[Waiting[Outcome], Outcome | LedgerError]] = []
+    coroutines: list[tuple[Waiting[Decided], Decided | LedgerError]] = []
     start = 0
     for job in jobs:
         end = start + len(job.commands)
@@ -360,7 +376,7 @@ class Writer:
         """How many commands wait or are being written."""
         return sum(lane.queued for lane in self._lanes)
 
-    def submit(self, commands: Sequence[Command]) -> Future[list[Outcome]]:
+    def submit(self, commands: Sequence[AnyCommand]) -> Future[list[Decided]]:
         """Queue commands; the future gives an outcome for each, in order.
 
         Raises
@@ -387,7 +403,7 @@ class Writer:
             )
         return whole.future
 
-    def submit_async(self, command: Command) -> asyncio.Future[Outcome]:
+    def submit_async(self, command: AnyCommand) -> asyncio.Future[Decided]:
         """Queue one command for the running event loop.
 
         The future gives the posted entry, or raises the refusal. Raises as ``submit``.
@@ -444,5 +460,5 @@ class Writer:
         if lane.queued and lane.queued + len(job.commands) > self._max_queue:
             raise LedgerOverloaded
 
-    def _lane_of(self, command: Command) -> _Lane:
+    def _lane_of(self, command: AnyCommand) -> _Lane:
         return self._lanes[hash(command.owner_id) % len(self._lanes)]

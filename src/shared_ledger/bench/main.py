@@ -23,9 +23,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from shared_ledger.bench.credits import BENCH, CreditMeasures, balance_at
 from shared_ledger.bench.load import HOST
 from shared_ledger.bench.measures import Measures
-from shared_ledger.bench.work import opening, store_entries, tidy
+from shared_ledger.bench.work import HOT, opening, store_entries, tidy
 from shared_ledger.connections import make_engine
 from shared_ledger.embedded import Cluster, temporary_cluster
 from shared_ledger.errors import LedgerError
@@ -117,10 +118,22 @@ def _measure_library(
         for crowd in ("user", "left", "right"):
             ledger.post_batch(opening(crowd))
         tidy(cluster.url)
-        measures = Measures(ledger, SCHEMA, LIMIT_SCHEMA, max(2, int(BATCHES * scale))).all()
-        task = progress.add_task("", total=ROUNDS * len(measures))
+        plain = Measures(ledger, SCHEMA, LIMIT_SCHEMA, max(2, int(BATCHES * scale))).all()
+        task = progress.add_task("", total=ROUNDS * len(plain))
         for _ in range(ROUNDS):
-            for name, measure in measures.items():
+            for name, measure in plain.items():
+                progress.update(task, description=name)
+                note({name: measure()})
+                progress.advance(task)
+        progress.remove_task(task)
+        note(balance_at(ledger, HOT))
+    with Ledger(BENCH, cluster.url, schema=SCHEMA, migrate=True) as credits_ledger:
+        measures = CreditMeasures(credits_ledger, max(2, int(BATCHES * scale)), ROUNDS)
+        task = progress.add_task("preparing holds and grants", total=ROUNDS * 3)
+        measures.prepare()
+        tidy(cluster.url)
+        for _ in range(ROUNDS):
+            for name, measure in measures.all().items():
                 progress.update(task, description=name)
                 note({name: measure()})
                 progress.advance(task)

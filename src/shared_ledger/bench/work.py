@@ -15,6 +15,8 @@ from shared_ledger.schema import book_tables
 ACCOUNTS = 10_000
 BATCH = 1_000
 OPENING = "opening"
+HOT = "user-0"
+"""The owner of the hot account, and of a tenth of what is stored before."""
 
 Postings = list[Posting[SharedOperation]]
 
@@ -57,7 +59,10 @@ def opening(crowd: str = "user") -> Postings:
 
 
 def store_entries(url: str, schema: str, entries: int) -> None:
-    """Fill a fresh book with that many entries of 10 credits, spread over ``ACCOUNTS`` owners."""
+    """Fill a fresh book with that many entries of 10 credits, a millisecond apart.
+
+    A tenth is of the hot account, the others are spread over the other owners.
+    """
     tables = book_tables(schema)
     name, accounts = tables.entries.fullname, tables.accounts.fullname
     engine = make_engine(url)
@@ -66,11 +71,15 @@ def store_entries(url: str, schema: str, entries: int) -> None:
             sa.text(
                 f"insert into {name} (id, amount, balance_after, created_on, operation, app, "
                 "asset, owner_id, counterparty, nonce) "
-                f"select n + 1, 10, 10 * (n / {ACCOUNTS} + 1), now(), 'CREDIT_ADD', "
-                f"'shared', 'credits', 'user-' || n % {ACCOUNTS}, '@issued', 'stored-' || n "
-                "from generate_series(0::bigint, :last) as n"
+                "select n + 1, 10, "
+                f"10 * (case when n % 10 = 0 then n / 10 else others / {ACCOUNTS - 1} end + 1), "
+                "now() - (:last - n) * interval '1 millisecond', 'CREDIT_ADD', "
+                "'shared', 'credits', case when n % 10 = 0 then :hot "
+                f"else 'user-' || 1 + others % {ACCOUNTS - 1} end, '@issued', 'stored-' || n "
+                "from generate_series(0::bigint, :last) as n "
+                "cross join lateral (select n - n / 10 - 1 as others) as counted"
             ),
-            {"last": entries - 1},
+            {"last": entries - 1, "hot": HOT},
         )
         connection.execute(
             sa.text(

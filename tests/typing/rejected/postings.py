@@ -63,7 +63,7 @@ def wrong_rules() -> None:
     numbers = {BookingOperation.BOOKING: -1}
     Application("bookings", BookingOperation, rules=numbers)  # expect-error
     Rule.fixed("1")  # expect-error
-    Rule.fixed(1, once="week")  # expect-error
+    Rule.fixed(1, once="year")  # expect-error
     Rule.fixed(1, posted_by=frozenset({"anyone"}))  # expect-error
     Rule.variable(minimum=1)  # expect-error
 

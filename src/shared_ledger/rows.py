@@ -1,0 +1,781 @@
+"""The rows of a batch: the SQL that loads what commands need, and saves what became of them.
+
+The statements are written once, for any connection: the writer runs them with the driver
+(``store``), a caller's own transaction with SQLAlchemy (``transaction``). Parameters are texts with
+the type behind them (``:owners::text[]``), and arrays are written as PostgreSQL's literals, several
+times faster than adapted lists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import cache
+from itertools import count
+from typing import Any
+
+from shared_ledger.book import (
+    Account,
+    AccountKey,
+    Balance,
+    BudgetKey,
+    Entry,
+    Grant,
+    Hold,
+    NonceKey,
+)
+from shared_ledger.commands import (
+    AnyCommand,
+    AtomicCommand,
+    CaptureCommand,
+    Command,
+    ReleaseCommand,
+    ReverseCommand,
+    SweepCommand,
+    flat,
+)
+from shared_ledger.decide import Decision, budgets_of
+from shared_ledger.hand import Book, Changes
+from shared_ledger.operations import INT64_MAX, TRANSFER
+from shared_ledger.schema import (
+    ENTRIES_ID_SEQUENCE,
+    ENTRY_COLUMNS,
+    GRANT_COLUMNS,
+    HOLD_COLUMNS,
+    checked_schema,
+)
+
+Run = Callable[[str, Mapping[str, str | None]], Sequence[Any]]
+"""Runs the statement of this name and returns its rows."""
+
+NULL = "NULL"
+
+
+@cache
+def statements(schema: str) -> Mapping[str, str]:
+    """Return the statements for the book in this schema, by name."""
+    book = checked_schema(schema)
+    # As text: drivers do not know the enum, and its labels may be another application's.
+    entry = ", ".join(f"{name}::text" if name == "operation" else name for name in ENTRY_COLUMNS)
+    hold = ", ".join(f"{name}::text" if name == "operation" else name for name in HOLD_COLUMNS)
+    grant = ", ".join(GRANT_COLUMNS)
+    due = "unnest(:owners::text[], :assets::text[], :ats::timestamptz[]) as due (owner, kind, at)"
+    account = "owner_id, posted, held, floor, changed_on, nullif(expiring, 0), due_on"
+    return {
+        "lock": f"""
+            select {account}
+            from {book}.accounts
+            where asset = :asset::text and owner_id = any(:owners::text[])
+            order by owner_id
+            for no key update
+        """,
+        "look": f"""
+            select {account}
+            from {book}.accounts
+            where asset = :asset::text and owner_id = any(:owners::text[])
+        """,
+        "clock": "select clock_timestamp()",
+        "reserve": f"""
+            select clock_timestamp(), array_agg(nextval('{book}.{ENTRIES_ID_SEQUENCE}'))
+            from generate_series(1, :count::int)
+        """,
+        "entries_by_nonce": f"""
+            select {entry}
+            from {book}.entries
+            join unnest(:owners::text[], :apps::text[], :nonces::text[])
+                as wanted (owner, application, once)
+                on owner_id = owner and app = application and nonce = once
+        """,
+        "entries_by_id": f"select {entry} from {book}.entries where id = any(:ids::bigint[])",
+        # The ledger gives the entries of a group, but for the first, nonces that begin alike.
+        "entries_of_groups": f"""
+            select {entry}
+            from {book}.entries
+            join unnest(:groups::text[]) as wanted (number)
+                on nonce > '@' || number || '.' and nonce < '@' || number || '/'
+            order by id
+        """,
+        "claims": f"""
+            select owner, application, wanted.operation, newest.period
+            from unnest(:owners::text[], :apps::text[], :operations::text[])
+                as wanted (owner, application, operation)
+            cross join lateral (
+                select period
+                from {book}.entries
+                where owner_id = owner and app = application
+                    and entries.operation = wanted.operation::{book}.operation
+                    and period is not null
+                order by period desc
+                limit 1
+            ) as newest
+        """,
+        # Locks the rows, new ones too; entries with ids from here on are counted.
+        "budgets": f"""
+            insert into {book}.budgets as known (app, operation, period, spent, after_id)
+            select application, name, span, 0, :after_id::bigint
+            from unnest(:apps::text[], :operations::text[], :periods::text[])
+                as wanted (application, name, span)
+            on conflict (app, operation, period)
+                do update set after_id = least(known.after_id, excluded.after_id)
+            returning app, operation, period, spent
+        """,
+        "budgets_now": f"""
+            select app, operation, period, spent
+            from {book}.budgets
+            join unnest(:apps::text[], :operations::text[], :periods::text[])
+                as wanted (application, name, span)
+                on app = application and operation = name and period = span
+        """,
+        "holds_by_id": f"select {hold} from {book}.holds where id = any(:ids::bigint[])",
+        "holds_due": f"""
+            select {hold}
+            from {due}
+            join {book}.holds
+                on owner_id = owner and asset = kind and state = 'open' and expires_on <= at
+        """,
+        "grants_by_id": f"select {grant} from {book}.grants where id = any(:ids::bigint[])",
+        "grants_by_entry": f"""
+            select {grant} from {book}.grants where entry_id = any(:ids::bigint[])
+        """,
+        "grants_due": f"""
+            select {grant}
+            from {due}
+            join {book}.grants
+                on owner_id = owner and asset = kind and remaining > 0 and expires_on <= at
+        """,
+        # As many, in the order they are spent, as cover what is needed.
+        "grants_needed": f"""
+            select {grant}
+            from unnest(:owners::text[], :assets::text[], :ats::timestamptz[], :needs::bigint[])
+                as wanted (owner, kind, at, need)
+            cross join lateral (
+                select *, sum(remaining) over (
+                    order by priority, expires_on, granted_on, id
+                    rows between unbounded preceding and current row
+                ) - remaining as before
+                from {book}.grants
+                where owner_id = owner and asset = kind and remaining > 0 and expires_on > at
+            ) as live
+            where before < need
+        """,
+        "next_due": f"""
+            select owner, kind, least(
+                (
+                    select min(expires_on)
+                    from {book}.holds
+                    where owner_id = owner and asset = kind and state = 'open' and expires_on > at
+                ),
+                (
+                    select min(expires_on)
+                    from {book}.grants
+                    where owner_id = owner and asset = kind and remaining > 0 and expires_on > at
+                )
+            )
+            from {due}
+        """,
+        "reversed": f"""
+            select reverses, sum(abs(amount))
+            from {book}.entries
+            where reverses = any(:ids::bigint[])
+            group by reverses
+        """,
+        "burned": f"""
+            select wanted.id, grant_id, sum(burns.amount)
+            from (
+                select id, id as by_entry
+                from unnest(:ids::bigint[]) as reversed (id)
+                union all
+                select reverses, id
+                from {book}.entries
+                where reverses = any(:ids::bigint[])
+            ) as wanted
+            join {book}.burns on entry_id = by_entry
+            group by wanted.id, grant_id
+        """,
+        "open": f"""
+            insert into {book}.accounts (owner_id, asset, posted, floor, changed_on)
+            select owner, kind, balance, 0, :now::timestamptz
+            from unnest(:owners::text[], :assets::text[], :balances::bigint[])
+                as new (owner, kind, balance)
+        """,
+        "open_empty": f"""
+            insert into {book}.accounts (owner_id, asset, floor, changed_on)
+            select owner, kind, 0, clock_timestamp()
+            from unnest(:owners::text[], :assets::text[]) as new (owner, kind)
+            on conflict do nothing
+        """,
+        "save": f"""
+            update {book}.accounts
+            set posted = balance,
+                version = version + 1,
+                changed_on = greatest(changed_on, :now::timestamptz)
+            from unnest(:owners::text[], :assets::text[], :balances::bigint[])
+                as new (owner, kind, balance)
+            where owner_id = owner and asset = kind
+        """,
+        "save_whole": f"""
+            update {book}.accounts
+            set posted = new.balance,
+                held = new.reserved,
+                expiring = new.soon,
+                due_on = new.due,
+                debt = new.owed,
+                version = version + 1,
+                changed_on = greatest(changed_on, :now::timestamptz)
+            from unnest(
+                :owners::text[], :assets::text[], :balances::bigint[], :helds::bigint[],
+                :expirings::bigint[], :dues::timestamptz[], :debts::bigint[]
+            ) as new (owner, kind, balance, reserved, soon, due, owed)
+            where owner_id = owner and asset = kind
+        """,
+        "add": f"""
+            insert into {book}.accounts as a (owner_id, asset, posted, changed_on)
+            select owner, kind, gain, :now::timestamptz
+            from unnest(:owners::text[], :assets::text[], :gains::bigint[])
+                as new (owner, kind, gain)
+            on conflict (owner_id, asset) do update
+            set posted = a.posted + excluded.posted,
+                version = a.version + 1,
+                changed_on = greatest(a.changed_on, excluded.changed_on)
+        """,
+        "new_holds": f"""
+            insert into {book}.holds ({", ".join(HOLD_COLUMNS)})
+            select id, app, operation::{book}.operation, owner_id, counterparty, asset, amount,
+                nonce, created_on, expires_on, captured, state, closed_on, closed_by,
+                grant_ids::bigint[], grant_amounts::bigint[]
+            from unnest(
+                :ids::bigint[], :apps::text[], :operations::text[], :owners::text[],
+                :counterparties::text[], :assets::text[], :amounts::bigint[], :nonces::text[],
+                :created::timestamptz[], :expires::timestamptz[], :captured::bigint[],
+                :states::text[], :closed::timestamptz[], :closers::bigint[],
+                :grant_ids::text[], :grant_amounts::text[]
+            ) as new ({", ".join(HOLD_COLUMNS)})
+        """,
+        "change_holds": f"""
+            update {book}.holds
+            set captured = new.taken,
+                state = new.became,
+                closed_on = new.closed,
+                closed_by = new.closer,
+                grant_ids = new.grants::bigint[],
+                grant_amounts = new.amounts::bigint[]
+            from unnest(
+                :ids::bigint[], :captured::bigint[], :states::text[], :closed::timestamptz[],
+                :closers::bigint[], :grant_ids::text[], :grant_amounts::text[]
+            ) as new (number, taken, became, closed, closer, grants, amounts)
+            where id = number
+        """,
+        "new_grants": f"""
+            insert into {book}.grants ({grant})
+            select *
+            from unnest(
+                :ids::bigint[], :entries::bigint[], :apps::text[], :owners::text[],
+                :assets::text[], :amounts::bigint[], :remaining::bigint[],
+                :priorities::smallint[], :granted::timestamptz[], :expires::timestamptz[],
+                :expired::bigint[]
+            )
+        """,
+        "change_grants": f"""
+            update {book}.grants
+            set remaining = new.still, expired = new.gone
+            from unnest(:ids::bigint[], :remaining::bigint[], :expired::bigint[])
+                as new (number, still, gone)
+            where id = number
+        """,
+        "new_burns": f"""
+            insert into {book}.burns (entry_id, grant_id, amount)
+            select * from unnest(:entries::bigint[], :grants::bigint[], :amounts::bigint[])
+        """,
+        "spend_budgets": f"""
+            update {book}.budgets
+            set spent = spent + more
+            from unnest(:apps::text[], :operations::text[], :periods::text[], :amounts::bigint[])
+                as new (application, name, span, more)
+            where app = application and operation = name and period = span
+        """,
+        "balances": f"""
+            select owner_id, asset, posted, held, floor, changed_on, nullif(expiring, 0),
+                due_on, due_on <= clock_timestamp()
+            from {book}.accounts
+            where asset = any(:assets::text[]) and owner_id = any(:owners::text[])
+        """,
+    }
+
+
+class Rows:
+    """The rows of one book, over a connection that ``run`` knows."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def complete(
+        self, book: Book, commands: Sequence[AnyCommand], *, careful: bool, locked: bool = True
+    ) -> None:
+        """Load the rest of what the commands need, when the accounts are locked.
+
+        In statements of their own: a lock wait does not refresh the snapshot of the statement that
+        waited. Without ``careful`` nonces are taken for new. What is not ``locked`` is only looked
+        at, and budgets are not locked either.
+        """
+        if careful:
+            book.entries = self.entries_by_nonce(commands)
+            groups = {e.group_id for e in book.entries.values() if e.group_id is not None}
+            book.groups = self._groups(groups)
+        special = any(command.__class__ is not Command for command in commands)
+        each = list(flat(commands)) if special else commands
+        once = [c for c in each if c.__class__ is Command and c.once is not None]
+        if once:
+            book.claims = self._claims(once)
+        if any(c.__class__ is Command and c.terms is not None for c in each):
+            book.budgets = self._budgets(book, each, locked=locked)
+        at = {
+            key: account_time(account, book.now)
+            for key, account in book.accounts.items()
+            if account.due_on is not None
+        }
+        named = {entry.hold_id for entry in book.entries.values() if entry.hold_id is not None} | {
+            c.hold_id for c in each if isinstance(c, CaptureCommand | ReleaseCommand)
+        }
+        if special or at or named:
+            self._load_credits(book, each, at, named)
+
+    def entries_by_nonce(self, commands: Iterable[AnyCommand]) -> dict[NonceKey, Entry]:
+        """Return the entries that hold these commands' nonces."""
+        named = list(_named(commands))
+        rows = self._run(
+            "entries_by_nonce",
+            {
+                "owners": text_array([command.owner_id for command in named]),
+                "apps": text_array([command.app for command in named]),
+                "nonces": text_array([command.nonce for command in named]),
+            },
+        )
+        return {(row[3], row[1], row[8]): entry_of(row) for row in rows}
+
+    def entries(self, ids: Collection[int]) -> dict[int, list[Entry]]:
+        """Return entries by id; of a transfer, or the reversal of one, both, the first first."""
+        if not ids:
+            return {}
+        found = self._entries_by_id(ids)
+        groups = {
+            entry.group_id
+            for entry in found.values()
+            if entry.group_id is not None and entry.operation == TRANSFER
+        }
+        if not groups:
+            return {entry.id: [entry] for entry in found.values()}
+        firsts = self._entries_by_id(groups)
+        others = self._groups(groups)
+        return {
+            entry.id: [firsts[entry.group_id], *others.get(entry.group_id, ())]
+            if entry.group_id in groups
+            else [entry]
+            for entry in found.values()
+        }
+
+    def holds(self, ids: Collection[int]) -> dict[int, Hold]:
+        """Return holds by id, as they are stored: one that is due may still be open."""
+        if not ids:
+            return {}
+        rows = self._run("holds_by_id", {"ids": numbers(ids)})
+        return {row[0]: hold_of(row) for row in rows}
+
+    def balances(self, keys: Collection[AccountKey]) -> dict[AccountKey, Balance | None]:
+        """Read balances in one statement: those of none as zero, of accounts that are due none."""
+        owners = sorted({owner_id for owner_id, _ in keys})
+        assets = sorted({asset for _, asset in keys})
+        found: dict[AccountKey, Balance | None] = {
+            (owner_id, asset): Balance(owner_id, 0, 0, 0, asset) for owner_id, asset in keys
+        }
+        rows = self._run("balances", {"assets": text_array(assets), "owners": text_array(owners)})
+        for owner_id, asset, posted, held, floor, changed_on, expiring, due_on, due in rows:
+            account = Account(
+                owner_id, asset, posted, held, floor, changed_on, expiring or 0, due_on
+            )
+            found[owner_id, asset] = None if due else balance_of(account)
+        return found
+
+    def settled(self, key: AccountKey, at: datetime | None = None) -> Account:
+        """Return an account as it is now, or will be at a later time, if nobody touches it.
+
+        To be called in a transaction with a snapshot of its own.
+        """
+        owner_id, asset = key
+        (now,) = self._run("clock", {})[0]
+        rows = self._run("look", {"asset": asset, "owners": text_array([owner_id])})
+        book = Book(utc(now) if at is None else at, count(1))
+        for row in rows:
+            book.accounts = {key: account_of(row, asset)}
+        self.complete(book, [SweepCommand(*key)], careful=False)
+        return Decision(book).account(key)
+
+    def save_credits(self, book: Book, changes: Changes) -> None:
+        """Write the holds, grants, burns and budgets that changed."""
+        holds = changes.holds.values()
+        if holds:
+            known = book.holds
+            self._save_holds("new_holds", [hold for hold in holds if hold.id not in known])
+            self._save_holds("change_holds", [hold for hold in holds if hold.id in known])
+        if changes.grants:
+            new = [grant for grant in changes.grants.values() if grant.id in changes.given]
+            if new:
+                self._run("new_grants", _grant_columns(new))
+            old = [grant for grant in changes.grants.values() if grant.id not in changes.given]
+            if old:
+                self._run(
+                    "change_grants",
+                    {
+                        "ids": numbers([grant.id for grant in old]),
+                        "remaining": numbers([grant.remaining for grant in old]),
+                        "expired": numbers([grant.expired for grant in old]),
+                    },
+                )
+        if changes.burns:
+            self._run(
+                "new_burns",
+                {
+                    "entries": numbers([entry_id for entry_id, _ in changes.burns]),
+                    "grants": numbers([grant_id for _, grant_id in changes.burns]),
+                    "amounts": numbers(changes.burns.values()),
+                },
+            )
+        if changes.budgets:
+            keys = sorted(changes.budgets)
+            self._run(
+                "spend_budgets",
+                {
+                    **_budget_columns(keys),
+                    "amounts": numbers([changes.budgets[key] for key in keys]),
+                },
+            )
+
+    def save_accounts(
+        self, book: Book, changes: Changes, opened: Collection[AccountKey] = ()
+    ) -> None:
+        """Change the owners' accounts, then add to the system accounts.
+
+        Those that were ``opened`` with what they have are saved if there is more to them.
+        """
+        accounts: Collection[Account] = changes.accounts.values()
+        if opened:
+            accounts = [
+                account
+                for key, account in changes.accounts.items()
+                if account.whole or key not in opened
+            ]
+        now = book.now.isoformat()
+        plain = [account for account in accounts if not account.whole]
+        if plain:
+            self._run("save", {"now": now, **account_columns(plain)})
+        if len(plain) < len(accounts):
+            whole = [account for account in accounts if account.whole]
+            self._run(
+                "save_whole",
+                {
+                    "now": now,
+                    **account_columns(whole),
+                    "helds": numbers([account.held for account in whole]),
+                    "expirings": numbers([account.expiring for account in whole]),
+                    "dues": times([account.due_on for account in whole]),
+                    "debts": numbers([account.debt for account in whole]),
+                },
+            )
+        if changes.system:
+            # One order for everybody.
+            system = sorted(changes.system.items())
+            self._run(
+                "add",
+                {
+                    "now": now,
+                    "owners": text_array([owner_id for (owner_id, _), _ in system]),
+                    "assets": text_array([asset for (_, asset), _ in system]),
+                    "gains": numbers([gain for _, gain in system]),
+                },
+            )
+
+    def _entries_by_id(self, ids: Iterable[int]) -> dict[int, Entry]:
+        rows = self._run("entries_by_id", {"ids": numbers(ids)})
+        return {row[0]: entry_of(row) for row in rows}
+
+    def _groups(self, groups: Collection[int]) -> dict[int, list[Entry]]:
+        found: dict[int, list[Entry]] = {}
+        if groups:
+            wanted = text_array([str(group) for group in groups])
+            for row in self._run("entries_of_groups", {"groups": wanted}):
+                entry = entry_of(row)
+                if entry.group_id is not None:
+                    found.setdefault(entry.group_id, []).append(entry)
+        return found
+
+    def _claims(self, once: Sequence[Command]) -> dict[tuple[str, str, str], str]:
+        rows = self._run(
+            "claims",
+            {
+                "owners": text_array([command.owner_id for command in once]),
+                "apps": text_array([command.app for command in once]),
+                "operations": text_array([command.operation for command in once]),
+            },
+        )
+        return {(owner_id, app, operation): period for owner_id, app, operation, period in rows}
+
+    def _budgets(
+        self, book: Book, commands: Iterable[AnyCommand], *, locked: bool
+    ) -> dict[BudgetKey, int]:
+        keys: set[BudgetKey] = set()
+        for command in commands:
+            if isinstance(command, Command) and command.terms is not None:
+                account = book.accounts.get((command.owner_id, command.asset))
+                at = account_time(account, book.now) if account else book.now
+                keys.update(key for key, _ in budgets_of(command, command.terms, at))
+        if not keys:
+            return {}
+        columns = _budget_columns(sorted(keys))
+        if locked:
+            columns["after_id"] = str(next(iter(book.ids)) - 1)
+        rows = self._run("budgets" if locked else "budgets_now", columns)
+        return {(app, operation, period): spent for app, operation, period, spent in rows}
+
+    def _load_credits(
+        self,
+        book: Book,
+        commands: Sequence[AnyCommand],
+        at: Mapping[AccountKey, datetime],
+        named: set[int],
+    ) -> None:
+        """Load holds and grants: those named, those due, and those that may be spent."""
+        due = {key: time for key, time in at.items() if (book.accounts[key].due_on or time) <= time}
+        holds = self.holds(named)
+        grants: list[Grant] = []
+        if due:
+            holds |= {row[0]: hold_of(row) for row in self._run("holds_due", _due_columns(due))}
+            grants += map(grant_of, self._run("grants_due", _due_columns(due)))
+            book.next_due = {
+                (owner_id, asset): utc(next_on)
+                for owner_id, asset, next_on in self._run("next_due", _due_columns(due))
+                if next_on is not None
+            }
+        book.holds = holds
+        ids = {grant_id for hold in holds.values() for grant_id, _ in hold.grants}
+        undone = [
+            entry
+            for command in commands
+            if isinstance(command, ReverseCommand)
+            for entry in command.entries
+        ]
+        if undone:
+            ids |= self._load_reversals(book, undone)
+            given = numbers(entry.id for entry in undone if entry.amount > 0)
+            grants += map(grant_of, self._run("grants_by_entry", {"ids": given}))
+        if ids:
+            grants += map(grant_of, self._run("grants_by_id", {"ids": numbers(ids)}))
+        needs = _needs(book, commands)
+        if needs:
+            rows = self._run(
+                "grants_needed",
+                {
+                    **_due_columns(
+                        {key: account_time(book.accounts[key], book.now) for key in needs}
+                    ),
+                    "needs": numbers([min(need, INT64_MAX) for need in needs.values()]),
+                },
+            )
+            grants += map(grant_of, rows)
+        loaded: dict[AccountKey, dict[int, Grant]] = {}
+        for grant in grants:
+            loaded.setdefault((grant.owner_id, grant.asset), {})[grant.id] = grant
+        book.grants = {key: list(found.values()) for key, found in loaded.items()}
+
+    def _load_reversals(self, book: Book, undone: Sequence[Entry]) -> set[int]:
+        """Load what was reversed before; return the grants that paid for the entries."""
+        ids = {"ids": numbers(entry.id for entry in undone)}
+        book.reversed = {entry_id: int(amount) for entry_id, amount in self._run("reversed", ids)}
+        spends = {"ids": numbers(entry.id for entry in undone if entry.amount < 0)}
+        burned: dict[int, dict[int, int]] = {}
+        for entry_id, grant_id, amount in self._run("burned", spends):
+            burned.setdefault(entry_id, {})[grant_id] = int(amount)
+        book.burned = burned
+        return {grant_id for taken in burned.values() for grant_id in taken}
+
+    def _save_holds(self, name: str, holds: Sequence[Hold]) -> None:
+        if not holds:
+            return
+        columns: dict[str, str | None] = {
+            "ids": numbers([hold.id for hold in holds]),
+            "captured": numbers([hold.captured for hold in holds]),
+            "states": text_array([hold.state for hold in holds]),
+            "closed": times([hold.closed_on for hold in holds]),
+            "closers": numbers([hold.closed_by for hold in holds]),
+            "grant_ids": text_array([numbers(g for g, _ in hold.grants) for hold in holds]),
+            "grant_amounts": text_array([numbers(n for _, n in hold.grants) for hold in holds]),
+        }
+        if name == "new_holds":
+            columns |= {
+                "apps": text_array([hold.app for hold in holds]),
+                "operations": text_array([hold.operation for hold in holds]),
+                "owners": text_array([hold.owner_id for hold in holds]),
+                "counterparties": text_array([hold.counterparty for hold in holds]),
+                "assets": text_array([hold.asset for hold in holds]),
+                "amounts": numbers([hold.amount for hold in holds]),
+                "nonces": text_array([hold.nonce for hold in holds]),
+                "created": times([hold.created_on for hold in holds]),
+                "expires": times([hold.expires_on for hold in holds]),
+            }
+        self._run(name, columns)
+
+
+def account_time(account: Account, now: datetime) -> datetime:
+    """Return the present of an account: a clock that was set back does not take it back."""
+    changed_on = account.changed_on
+    return now if changed_on is None or changed_on <= now else utc(changed_on)
+
+
+def account_of(row: Sequence[Any], asset: str) -> Account:
+    """Make an account of a row that ``lock`` or ``look`` gave."""
+    owner_id, posted, held, floor, changed_on, expiring, due_on = row
+    return Account(
+        owner_id,
+        asset,
+        posted,
+        held,
+        floor,
+        changed_on,
+        expiring or 0,
+        due_on,
+        due_on is not None or (floor is not None and posted - held < floor),
+    )
+
+
+def balance_of(account: Account) -> Balance:
+    """Make a balance of an account."""
+    return Balance(
+        account.owner_id,
+        account.posted,
+        account.available,
+        account.held,
+        account.asset,
+        account.expiring,
+        account.debt,
+    )
+
+
+def entry_of(row: Sequence[Any]) -> Entry:
+    """Make an entry of a row with the columns ``ENTRY_COLUMNS``."""
+    fields = list(row)
+    fields[9] = utc(fields[9])
+    fields[12] = fields[12] or 0
+    fields[13] = fields[13] or 0
+    if fields[14] is not None:
+        fields[14] = utc(fields[14])
+    if fields[18] is not None:
+        fields[18] = utc(fields[18])
+    return Entry(*fields)
+
+
+def hold_of(row: Sequence[Any]) -> Hold:
+    """Make a hold of a row with the columns ``HOLD_COLUMNS``."""
+    fields: list[Any] = list(row[:14])
+    fields[8], fields[9] = utc(fields[8]), utc(fields[9])
+    if fields[12] is not None:
+        fields[12] = utc(fields[12])
+    fields.append(tuple(zip(row[14], row[15], strict=True)))
+    return Hold(*fields)
+
+
+def grant_of(row: Sequence[Any]) -> Grant:
+    """Make a grant of a row with the columns ``GRANT_COLUMNS``."""
+    fields = list(row)
+    fields[8], fields[9] = utc(fields[8]), utc(fields[9])
+    return Grant(*fields)
+
+
+def utc(at: datetime) -> datetime:
+    """Show a time in UTC, whatever the session's time zone."""
+    return at.astimezone(UTC)
+
+
+def text_array(texts: Sequence[str]) -> str:
+    """Write texts as the literal of a PostgreSQL array, several times faster than the driver."""
+    joined = '","'.join(texts)
+    if "\\" in joined or joined.count('"') != 2 * max(len(texts) - 1, 0):
+        joined = '","'.join(escaped(text).replace('"', '\\"') for text in texts)
+    return '{"' + joined + '"}' if texts else "{}"
+
+
+def escaped(text: str) -> str:
+    """Double the backslashes."""
+    return text.replace("\\", "\\\\")
+
+
+def numbers(values: Iterable[int | None]) -> str:
+    """Write whole numbers as the literal of a PostgreSQL array."""
+    return "{" + ",".join([NULL if value is None else str(value) for value in values]) + "}"
+
+
+def times(values: Iterable[datetime | None]) -> str:
+    """Write times as the literal of a PostgreSQL array."""
+    return "{" + ",".join([NULL if at is None else f'"{at.isoformat()}"' for at in values]) + "}"
+
+
+def _named(commands: Iterable[AnyCommand]) -> Iterator[AnyCommand]:
+    """Give the commands that have nonces: a group as a whole, an atomic batch's one by one."""
+    for command in commands:
+        if isinstance(command, AtomicCommand):
+            yield from _named(command.members)
+        elif command.nonce:
+            yield command
+
+
+def _needs(book: Book, commands: Iterable[AnyCommand]) -> dict[AccountKey, int]:
+    """Return what the commands may take of accounts that have credits which expire."""
+    needs: dict[AccountKey, int] = {}
+    for command in commands:
+        if isinstance(command, ReverseCommand):
+            keys = [(entry.owner_id, entry.asset) for entry in command.entries if entry.amount > 0]
+        else:
+            keys = [(command.owner_id, command.asset)] if command.spends else []
+        for key in keys:
+            account = book.accounts.get(key)
+            if account is not None and account.expiring:
+                needs[key] = needs.get(key, 0) + command.spends
+    return needs
+
+
+def account_columns(accounts: Sequence[Account]) -> dict[str, str | None]:
+    """Write which accounts, and their balances."""
+    return {
+        "owners": text_array([account.owner_id for account in accounts]),
+        "assets": text_array([account.asset for account in accounts]),
+        "balances": numbers([account.posted for account in accounts]),
+    }
+
+
+def _due_columns(due: Mapping[AccountKey, datetime]) -> dict[str, str | None]:
+    return {
+        "owners": text_array([owner_id for owner_id, _ in due]),
+        "assets": text_array([asset for _, asset in due]),
+        "ats": times(due.values()),
+    }
+
+
+def _budget_columns(keys: Sequence[BudgetKey]) -> dict[str, str | None]:
+    return {
+        "apps": text_array([app for app, _, _ in keys]),
+        "operations": text_array([operation for _, operation, _ in keys]),
+        "periods": text_array([period for _, _, period in keys]),
+    }
+
+
+def _grant_columns(grants: Sequence[Grant]) -> dict[str, str | None]:
+    return {
+        "ids": numbers([grant.id for grant in grants]),
+        "entries": numbers([grant.entry_id for grant in grants]),
+        "apps": text_array([grant.app for grant in grants]),
+        "owners": text_array([grant.owner_id for grant in grants]),
+        "assets": text_array([grant.asset for grant in grants]),
+        "amounts": numbers([grant.amount for grant in grants]),
+        "remaining": numbers([grant.remaining for grant in grants]),
+        "priorities": numbers([grant.priority for grant in grants]),
+        "granted": times([grant.granted_on for grant in grants]),
+        "expires": times([grant.expires_on for grant in grants]),
+        "expired": numbers([grant.expired for grant in grants]),
+    }
