@@ -42,6 +42,15 @@ def test_the_readme_example_prints_what_its_comments_say(data: Path) -> None:
     ]
 
 
+def test_the_guide_to_credits_prints_what_its_comments_say(data: Path) -> None:
+    guide = (TOP / "docs" / "credits.md").read_text()
+    code = re.search(r"```python\n(.*?)```", guide, re.DOTALL)
+    assert code is not None
+    said = re.findall(r"print\(.*\)  # (.*)", code[1])
+    assert python(code[1], data).splitlines() == said
+    assert len(said) == 4  # of the four prints
+
+
 @pytest.mark.parametrize("name", ["two_applications.py"])
 def test_the_example_runs(name: str, data: Path) -> None:
     shown = python((TOP / "examples" / name).read_text(), data)

@@ -38,6 +38,7 @@ from shared_ledger.book import (
     AccountKey,
     BudgetKey,
     Entry,
+    Grant,
     Held,
     Hold,
     Posted,
@@ -143,6 +144,13 @@ class Decision:
     def account(self, key: AccountKey) -> Account:
         """Return an account as it is now: after what has expired, and what was decided."""
         return self._hand.account(key)
+
+    def grant(self, grant_id: int) -> Grant:
+        """Return a grant that was loaded, or given."""
+        loaded = (grant for grants in self._hand.book.grants.values() for grant in grants)
+        return self.changes.grants.get(grant_id) or next(
+            grant for grant in loaded if grant.id == grant_id
+        )
 
     def _other(self, command: AnyCommand) -> Decided:
         decided: Decided
@@ -267,6 +275,8 @@ class Decision:
     def _group(self, command: GroupCommand) -> Result:
         hand = self._hand
         trial = Decision(hand.book, parent=hand)
+        # What has expired of the first account is booked before it, with smaller ids.
+        hand.account(command.keys[0])
         group = next(hand.ids)
         posted: list[Posted] = []
         for number, member in enumerate(command.members):

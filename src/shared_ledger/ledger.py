@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -65,7 +66,10 @@ from shared_ledger.schema import DEFAULT_SCHEMA, book_tables
 from shared_ledger.transaction import post_within, quote_of, quote_within
 from shared_ledger.writer import LANES, MAX_BATCH, MAX_QUEUE, BatchReport, Writer
 
-_Found = tuple[dict[int, Hold], dict[int, list[Entry]]]
+_Found = tuple[Mapping[int, Hold], Mapping[int, list[Entry]]]
+
+REMEMBERED = 20_000
+"""Of how many placed holds a ledger knows whose they are without asking the database."""
 
 SWEEP = 10_000
 """How many accounts one sweep takes."""
@@ -137,6 +141,8 @@ class Ledger(Generic[OperationT]):
             observe=observe,
         )
         self._reader = Reader(lambda: self._database.store(schema))
+        # What never changes of the holds that were placed here: a capture need not look it up.
+        self._placed: dict[int, Hold] = {}
 
     @property
     def url(self) -> str:
@@ -176,7 +182,7 @@ class Ledger(Generic[OperationT]):
             command = command_of(self.application, request)
         else:
             command = command_of_request(self.application, request, *self._found([request]))
-        return _done(self._writer.submit((command,)).result()[0])
+        return _done(self._remembered(self._writer.submit((command,)).result())[0])
 
     @overload
     async def apost(self, request: PlaceHold[OperationT] | ReleaseHold) -> Held: ...
@@ -193,7 +199,7 @@ class Ledger(Generic[OperationT]):
         else:
             found = await self._afound([request])
             command = command_of_request(self.application, request, *found)
-        return _done(await self._writer.submit_async(command))
+        return _done(self._remembered([await self._writer.submit_async(command)])[0])
 
     @overload
     def post_batch(
@@ -217,7 +223,8 @@ class Ledger(Generic[OperationT]):
         """
         commands, results = self._commands_of(requests, *self._found(requests))
         queued = self._submit(commands, results, atomic)
-        return _merged(results, [] if queued is None else queued.result(), atomic)
+        written = [] if queued is None else queued.result()
+        return self._remembered(_merged(results, written, atomic))
 
     @overload
     async def apost_batch(
@@ -231,7 +238,8 @@ class Ledger(Generic[OperationT]):
         """``post_batch`` for coroutines."""
         commands, results = self._commands_of(requests, *await self._afound(requests))
         queued = self._submit(commands, results, atomic)
-        return _merged(results, [] if queued is None else await asyncio.wrap_future(queued), atomic)
+        written = [] if queued is None else await asyncio.wrap_future(queued)
+        return self._remembered(_merged(results, written, atomic))
 
     @overload
     def post_in(
@@ -529,10 +537,26 @@ class Ledger(Generic[OperationT]):
 
     def _found(self, requests: Sequence[Any]) -> _Found:
         """Look up the holds and entries that requests name."""
-        return _sorted([self._reader.submit(q).result() for q in _questions(requests)])
+        questions = _questions(requests, self._placed)
+        return self._with_placed([self._reader.submit(q).result() for q in questions])
 
     async def _afound(self, requests: Sequence[Any]) -> _Found:
-        return _sorted([await self._reader.submit_async(q) for q in _questions(requests)])
+        questions = _questions(requests, self._placed)
+        return self._with_placed([await self._reader.submit_async(q) for q in questions])
+
+    def _with_placed(self, answers: Sequence[Answer]) -> _Found:
+        holds, entries = _sorted(answers)
+        return ChainMap(holds, self._placed) if holds else self._placed, entries
+
+    def _remembered(self, results: list[Any]) -> list[Any]:
+        """Return the results, and remember the holds in them, the last of all."""
+        for result in results:
+            if type(result) is Held:
+                self._placed[result.hold.id] = result.hold
+        while len(self._placed) > REMEMBERED:
+            with suppress(StopIteration, KeyError, RuntimeError):
+                del self._placed[next(iter(self._placed))]
+        return results
 
     @contextmanager
     def _snapshot(self) -> Iterator[Connection]:
@@ -584,8 +608,8 @@ def _merged(
     return [next(rest) if result is None else result for result in results]
 
 
-def _questions(requests: Sequence[Any]) -> list[Question]:
-    """Return the questions after the holds and entries that requests name."""
+def _questions(requests: Sequence[Any], placed: Container[int]) -> list[Question]:
+    """Return the questions after the holds and entries that requests name and nobody knows."""
     holds: set[int] = set()
     entries: set[int] = set()
     for request in requests:
@@ -594,7 +618,8 @@ def _questions(requests: Sequence[Any]) -> list[Question]:
         # What cannot be an id is refused in its own place.
         with suppress(Refusal):
             if (hold_id := hold_of(request)) is not None:
-                holds.add(hold_id)
+                if hold_id not in placed:
+                    holds.add(hold_id)
             elif (entry_id := entry_of(request)) is not None:
                 entries.add(entry_id)
     questions: list[Question] = []
@@ -605,7 +630,7 @@ def _questions(requests: Sequence[Any]) -> list[Question]:
     return questions
 
 
-def _sorted(answers: Sequence[Answer]) -> _Found:
+def _sorted(answers: Sequence[Answer]) -> tuple[dict[int, Hold], dict[int, list[Entry]]]:
     holds: dict[int, Hold] = {}
     entries: dict[int, list[Entry]] = {}
     for answer in answers:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
@@ -41,6 +41,7 @@ MAX_PAGE = 1_000
 MAX_STATEMENT = 100_000
 
 _INSTANT = timedelta(microseconds=1)
+_EARLIEST = datetime.min.replace(tzinfo=UTC)
 
 # low: an entry that took effect by then, or none; nothing after high did. Ids between are halved.
 _LAST_BY = """
@@ -190,8 +191,8 @@ def statement(
         If there are more than 100,000.
     """
     entries = tables.entries
-    before = _last_by(connection, tables, key, start - _INSTANT)
-    last = _last_by(connection, tables, key, end - _INSTANT)
+    before = _last_by(connection, tables, key, _just_before(start))
+    last = _last_by(connection, tables, key, _just_before(end))
     opening, after = (0, 0) if before is None else (before[1], before[0])
     lines: list[Entry] = []
     if last is not None and last[0] > after:
@@ -220,6 +221,11 @@ def statement(
         lines=lines,
         totals=[Total(*name, counts[name], amounts[name]) for name in sorted(counts)],
     )
+
+
+def _just_before(at: datetime) -> datetime:
+    """Return the moment before, as far as the calendar goes: nothing happened in the year 1."""
+    return max(at, _EARLIEST + _INSTANT) - _INSTANT
 
 
 def _of_account(tables: BookTables, key: AccountKey) -> sa.Select[*tuple[Any, ...]]:

@@ -221,11 +221,12 @@ def statements(schema: str) -> Mapping[str, str]:
                 due_on = new.due,
                 debt = new.owed,
                 version = version + 1,
-                changed_on = greatest(changed_on, :now::timestamptz)
+                changed_on = greatest(changed_on, new.at)
             from unnest(
                 :owners::text[], :assets::text[], :balances::bigint[], :helds::bigint[],
-                :expirings::bigint[], :dues::timestamptz[], :debts::bigint[]
-            ) as new (owner, kind, balance, reserved, soon, due, owed)
+                :expirings::bigint[], :dues::timestamptz[], :debts::bigint[],
+                :ats::timestamptz[]
+            ) as new (owner, kind, balance, reserved, soon, due, owed, at)
             where owner_id = owner and asset = kind
         """,
         "add": f"""
@@ -237,19 +238,6 @@ def statements(schema: str) -> Mapping[str, str]:
             set posted = a.posted + excluded.posted,
                 version = a.version + 1,
                 changed_on = greatest(a.changed_on, excluded.changed_on)
-        """,
-        "new_holds": f"""
-            insert into {book}.holds ({", ".join(HOLD_COLUMNS)})
-            select id, app, operation::{book}.operation, owner_id, counterparty, asset, amount,
-                nonce, created_on, expires_on, captured, state, closed_on, closed_by,
-                grant_ids::bigint[], grant_amounts::bigint[]
-            from unnest(
-                :ids::bigint[], :apps::text[], :operations::text[], :owners::text[],
-                :counterparties::text[], :assets::text[], :amounts::bigint[], :nonces::text[],
-                :created::timestamptz[], :expires::timestamptz[], :captured::bigint[],
-                :states::text[], :closed::timestamptz[], :closers::bigint[],
-                :grant_ids::text[], :grant_amounts::text[]
-            ) as new ({", ".join(HOLD_COLUMNS)})
         """,
         "change_holds": f"""
             update {book}.holds
@@ -265,26 +253,12 @@ def statements(schema: str) -> Mapping[str, str]:
             ) as new (number, taken, became, closed, closer, grants, amounts)
             where id = number
         """,
-        "new_grants": f"""
-            insert into {book}.grants ({grant})
-            select *
-            from unnest(
-                :ids::bigint[], :entries::bigint[], :apps::text[], :owners::text[],
-                :assets::text[], :amounts::bigint[], :remaining::bigint[],
-                :priorities::smallint[], :granted::timestamptz[], :expires::timestamptz[],
-                :expired::bigint[]
-            )
-        """,
         "change_grants": f"""
             update {book}.grants
             set remaining = new.still, expired = new.gone
             from unnest(:ids::bigint[], :remaining::bigint[], :expired::bigint[])
                 as new (number, still, gone)
             where id = number
-        """,
-        "new_burns": f"""
-            insert into {book}.burns (entry_id, grant_id, amount)
-            select * from unnest(:entries::bigint[], :grants::bigint[], :amounts::bigint[])
         """,
         "spend_budgets": f"""
             update {book}.budgets
@@ -409,34 +383,30 @@ class Rows:
         self.complete(book, [SweepCommand(*key)], careful=False)
         return Decision(book).account(key)
 
-    def save_credits(self, book: Book, changes: Changes) -> None:
-        """Write the holds, grants, burns and budgets that changed."""
-        holds = changes.holds.values()
+    def change_credits(self, book: Book, changes: Changes) -> None:
+        """Write what changed of the holds, grants and budgets that were there before."""
+        holds = [hold for hold in changes.holds.values() if hold.id in book.holds]
         if holds:
-            known = book.holds
-            self._save_holds("new_holds", [hold for hold in holds if hold.id not in known])
-            self._save_holds("change_holds", [hold for hold in holds if hold.id in known])
-        if changes.grants:
-            new = [grant for grant in changes.grants.values() if grant.id in changes.given]
-            if new:
-                self._run("new_grants", _grant_columns(new))
-            old = [grant for grant in changes.grants.values() if grant.id not in changes.given]
-            if old:
-                self._run(
-                    "change_grants",
-                    {
-                        "ids": numbers([grant.id for grant in old]),
-                        "remaining": numbers([grant.remaining for grant in old]),
-                        "expired": numbers([grant.expired for grant in old]),
-                    },
-                )
-        if changes.burns:
             self._run(
-                "new_burns",
+                "change_holds",
                 {
-                    "entries": numbers([entry_id for entry_id, _ in changes.burns]),
-                    "grants": numbers([grant_id for _, grant_id in changes.burns]),
-                    "amounts": numbers(changes.burns.values()),
+                    "ids": numbers([hold.id for hold in holds]),
+                    "captured": numbers([hold.captured for hold in holds]),
+                    "states": text_array([hold.state for hold in holds]),
+                    "closed": times([hold.closed_on for hold in holds]),
+                    "closers": numbers([hold.closed_by for hold in holds]),
+                    "grant_ids": text_array([numbers(g for g, _ in h.grants) for h in holds]),
+                    "grant_amounts": text_array([numbers(n for _, n in h.grants) for h in holds]),
+                },
+            )
+        grants = [grant for grant in changes.grants.values() if grant.id not in changes.given]
+        if grants:
+            self._run(
+                "change_grants",
+                {
+                    "ids": numbers([grant.id for grant in grants]),
+                    "remaining": numbers([grant.remaining for grant in grants]),
+                    "expired": numbers([grant.expired for grant in grants]),
                 },
             )
         if changes.budgets:
@@ -469,11 +439,14 @@ class Rows:
             self._run("save", {"now": now, **account_columns(plain)})
         if len(plain) < len(accounts):
             whole = [account for account in accounts if account.whole]
+            # Of others nothing had expired, when it was looked for.
+            written = {(entry.owner_id, entry.asset) for entry in changes.entries}
+            ats = [a.changed_on if (a.owner_id, a.asset) in written else None for a in whole]
             self._run(
                 "save_whole",
                 {
-                    "now": now,
                     **account_columns(whole),
+                    "ats": times(ats),
                     "helds": numbers([account.held for account in whole]),
                     "expirings": numbers([account.expiring for account in whole]),
                     "dues": times([account.due_on for account in whole]),
@@ -587,40 +560,15 @@ class Rows:
 
     def _load_reversals(self, book: Book, undone: Sequence[Entry]) -> set[int]:
         """Load what was reversed before; return the grants that paid for the entries."""
-        ids = {"ids": numbers(entry.id for entry in undone)}
+        # Each once: a batch may reverse an entry several times.
+        ids = {"ids": numbers({entry.id for entry in undone})}
         book.reversed = {entry_id: int(amount) for entry_id, amount in self._run("reversed", ids)}
-        spends = {"ids": numbers(entry.id for entry in undone if entry.amount < 0)}
+        spends = {"ids": numbers({entry.id for entry in undone if entry.amount < 0})}
         burned: dict[int, dict[int, int]] = {}
         for entry_id, grant_id, amount in self._run("burned", spends):
             burned.setdefault(entry_id, {})[grant_id] = int(amount)
         book.burned = burned
         return {grant_id for taken in burned.values() for grant_id in taken}
-
-    def _save_holds(self, name: str, holds: Sequence[Hold]) -> None:
-        if not holds:
-            return
-        columns: dict[str, str | None] = {
-            "ids": numbers([hold.id for hold in holds]),
-            "captured": numbers([hold.captured for hold in holds]),
-            "states": text_array([hold.state for hold in holds]),
-            "closed": times([hold.closed_on for hold in holds]),
-            "closers": numbers([hold.closed_by for hold in holds]),
-            "grant_ids": text_array([numbers(g for g, _ in hold.grants) for hold in holds]),
-            "grant_amounts": text_array([numbers(n for _, n in hold.grants) for hold in holds]),
-        }
-        if name == "new_holds":
-            columns |= {
-                "apps": text_array([hold.app for hold in holds]),
-                "operations": text_array([hold.operation for hold in holds]),
-                "owners": text_array([hold.owner_id for hold in holds]),
-                "counterparties": text_array([hold.counterparty for hold in holds]),
-                "assets": text_array([hold.asset for hold in holds]),
-                "amounts": numbers([hold.amount for hold in holds]),
-                "nonces": text_array([hold.nonce for hold in holds]),
-                "created": times([hold.created_on for hold in holds]),
-                "expires": times([hold.expires_on for hold in holds]),
-            }
-        self._run(name, columns)
 
 
 def account_time(account: Account, now: datetime) -> datetime:
@@ -656,6 +604,16 @@ def balance_of(account: Account) -> Balance:
         account.expiring,
         account.debt,
     )
+
+
+def new_holds(book: Book, changes: Changes) -> list[Hold]:
+    """Return the holds to be inserted."""
+    return [hold for hold in changes.holds.values() if hold.id not in book.holds]
+
+
+def new_grants(changes: Changes) -> list[Grant]:
+    """Return the grants to be inserted."""
+    return [grant for grant in changes.grants.values() if grant.id in changes.given]
 
 
 def entry_of(row: Sequence[Any]) -> Entry:
@@ -713,7 +671,14 @@ def numbers(values: Iterable[int | None]) -> str:
 
 def times(values: Iterable[datetime | None]) -> str:
     """Write times as the literal of a PostgreSQL array."""
-    return "{" + ",".join([NULL if at is None else f'"{at.isoformat()}"' for at in values]) + "}"
+    texts: list[str] = []
+    last, text = None, NULL
+    for at in values:
+        # Those of a batch are mostly one and the same.
+        if at is not last:
+            last, text = at, NULL if at is None else f'"{at.isoformat()}"'
+        texts.append(text)
+    return "{" + ",".join(texts) + "}"
 
 
 def _named(commands: Iterable[AnyCommand]) -> Iterator[AnyCommand]:
@@ -762,20 +727,4 @@ def _budget_columns(keys: Sequence[BudgetKey]) -> dict[str, str | None]:
         "apps": text_array([app for app, _, _ in keys]),
         "operations": text_array([operation for _, operation, _ in keys]),
         "periods": text_array([period for _, _, period in keys]),
-    }
-
-
-def _grant_columns(grants: Sequence[Grant]) -> dict[str, str | None]:
-    return {
-        "ids": numbers([grant.id for grant in grants]),
-        "entries": numbers([grant.entry_id for grant in grants]),
-        "apps": text_array([grant.app for grant in grants]),
-        "owners": text_array([grant.owner_id for grant in grants]),
-        "assets": text_array([grant.asset for grant in grants]),
-        "amounts": numbers([grant.amount for grant in grants]),
-        "remaining": numbers([grant.remaining for grant in grants]),
-        "priorities": numbers([grant.priority for grant in grants]),
-        "granted": times([grant.granted_on for grant in grants]),
-        "expires": times([grant.expires_on for grant in grants]),
-        "expired": numbers([grant.expired for grant in grants]),
     }

@@ -109,6 +109,8 @@ HOLD_COLUMNS = (
 )
 """The columns of a hold in the order of the fields of ``book.Hold``, its grants in two arrays."""
 
+BURN_COLUMNS = ("entry_id", "grant_id", "amount")
+
 GRANT_COLUMNS = (
     "id",
     "entry_id",

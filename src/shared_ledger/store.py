@@ -25,7 +25,7 @@ import psycopg
 from psycopg import errors as pg
 from psycopg.rows import tuple_row
 
-from shared_ledger.book import Account, AccountKey, Balance, Entry, Hold, NonceKey
+from shared_ledger.book import Account, AccountKey, Balance, Entry, Grant, Hold, NonceKey
 from shared_ledger.checks import json_text
 from shared_ledger.commands import AnyCommand, Command
 from shared_ledger.errors import ConfigurationError, LedgerUnavailable
@@ -36,11 +36,20 @@ from shared_ledger.rows import (
     account_of,
     balance_of,
     escaped,
+    new_grants,
+    new_holds,
+    numbers,
     statements,
     text_array,
     utc,
 )
-from shared_ledger.schema import ENTRY_COLUMNS, checked_schema
+from shared_ledger.schema import (
+    BURN_COLUMNS,
+    ENTRY_COLUMNS,
+    GRANT_COLUMNS,
+    HOLD_COLUMNS,
+    checked_schema,
+)
 
 NULL = "\\N"
 # Of an entry; the others are of holds, groups, reversals and credits that expire.
@@ -54,11 +63,8 @@ WRITES = frozenset(
         "save",
         "save_whole",
         "add",
-        "new_holds",
         "change_holds",
-        "new_grants",
         "change_grants",
-        "new_burns",
         "spend_budgets",
     }
 )
@@ -130,7 +136,7 @@ class Store:
         self._opened: set[AccountKey] = set()
         self.plain = True
         """Whether the batch in hand is of plain postings to accounts without holds or grants."""
-        book = checked_schema(schema)
+        self._book = book = checked_schema(schema)
         self._sql = driver_statements(schema)
         self._rows = Rows(self._run)
         # Local to the transaction: poolers and coordinators may hand each one another connection.
@@ -263,10 +269,25 @@ class Store:
         """Change what the entries changed, the system accounts last, and commit."""
         with _Translated(self._connection, system=True):
             self._end_copy()
+            if not self.plain:
+                self._copy_credits(book, changes)
             with self._connection.pipeline():
-                self._rows.save_credits(book, changes)
+                if not self.plain:
+                    self._rows.change_credits(book, changes)
                 self._rows.save_accounts(book, changes, self._opened)
                 self._cursor.execute(b"commit")
+
+    def _copy_credits(self, book: Book, changes: Changes) -> None:
+        """Insert new holds, grants and burns."""
+        for table, columns, lines in (
+            ("holds", HOLD_COLUMNS, [hold_line(hold) for hold in new_holds(book, changes)]),
+            ("grants", GRANT_COLUMNS, [grant_line(grant) for grant in new_grants(changes)]),
+            ("burns", BURN_COLUMNS, [f"{e}\t{g}\t{n}\n" for (e, g), n in changes.burns.items()]),
+        ):
+            if lines:
+                statement = f"copy {self._book}.{table} ({', '.join(columns)}) from stdin"
+                with self._cursor.copy(statement.encode()) as copy:
+                    copy.write("".join(lines).encode())
 
     def rollback(self) -> None:
         """Undo the batch in hand."""
@@ -292,7 +313,7 @@ def ids_for(command: AnyCommand) -> int:
     """Return how many ids a command takes, if it takes no more than usual."""
     if command.__class__ is Command:
         return 1 if command.terms is None else 2
-    return 2 * len(command.keys)
+    return len(command.keys)
 
 
 @cache
@@ -397,6 +418,30 @@ def copy_text(entries: Iterable[Entry], *, plain: bool = True) -> bytes:
             f"{metadata}\t{entry.period or NULL}{more}\n"
         )
     return "".join(rows).encode()
+
+
+def hold_line(hold: Hold) -> str:
+    """Write a hold in COPY's text format."""
+    grant_ids, grant_amounts = "{}", "{}"
+    if hold.grants:
+        grant_ids = numbers([grant_id for grant_id, _ in hold.grants])
+        grant_amounts = numbers([amount for _, amount in hold.grants])
+    return (
+        f"{hold.id}\t{hold.app}\t{hold.operation}\t{escaped(hold.owner_id)}\t"
+        f"{hold.counterparty}\t{hold.asset}\t{hold.amount}\t{escaped(hold.nonce)}\t"
+        f"{hold.created_on.isoformat()}\t{hold.expires_on.isoformat()}\t{hold.captured}\t"
+        f"{hold.state}\t{hold.closed_on.isoformat() if hold.closed_on else NULL}\t"
+        f"{hold.closed_by or NULL}\t{grant_ids}\t{grant_amounts}\n"
+    )
+
+
+def grant_line(grant: Grant) -> str:
+    """Write a grant in COPY's text format."""
+    return (
+        f"{grant.id}\t{grant.entry_id}\t{grant.app}\t{escaped(grant.owner_id)}\t{grant.asset}\t"
+        f"{grant.amount}\t{grant.remaining}\t{grant.priority}\t{grant.granted_on.isoformat()}\t"
+        f"{grant.expires_on.isoformat()}\t{grant.expired}\n"
+    )
 
 
 def _more_columns(entry: Entry) -> str:

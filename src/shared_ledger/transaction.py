@@ -13,18 +13,28 @@ from functools import cache
 from itertools import count
 from typing import Any
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import TextClause
 
-from shared_ledger.book import AccountKey, Entry, Held, Payment, Posted, Quote, Request
+from shared_ledger.book import AccountKey, Entry, Held, Hold, Payment, Posted, Quote, Request
 from shared_ledger.commands import AnyCommand, command_of_request, entry_of, hold_of
 from shared_ledger.decide import Decided, Decision, decide
 from shared_ledger.errors import Refusal
 from shared_ledger.hand import Book, Changes, burn_order
-from shared_ledger.operations import Application
-from shared_ledger.rows import Rows, account_of, balance_of, statements, text_array, utc
+from shared_ledger.operations import EXPIRY, Application
+from shared_ledger.rows import (
+    Rows,
+    account_of,
+    balance_of,
+    new_grants,
+    new_holds,
+    statements,
+    text_array,
+    utc,
+)
 from shared_ledger.schema import BookTables
 
 _MORE_IDS = 10
@@ -78,11 +88,14 @@ def quote_of(result: Posted | Held, decision: Decision) -> Quote:
     first = result.hold if isinstance(result, Held) else result.entry
     account = decision.account((first.owner_id, first.asset))
     taken: dict[int, int] = {}
-    for (_, grant_id), amount in changes.burns.items():
-        taken[grant_id] = taken.get(grant_id, 0) + amount
+    # What expires is not what the request takes.
+    expiries = {entry.id for entry in changes.entries if entry.operation == EXPIRY}
+    for (entry_id, grant_id), amount in changes.burns.items():
+        if entry_id not in expiries:
+            taken[grant_id] = taken.get(grant_id, 0) + amount
     if isinstance(result, Held) and not result.replayed:
         taken = dict(result.hold.grants)
-    grants = sorted((changes.grants[number] for number in taken), key=burn_order)
+    grants = sorted(map(decision.grant, taken), key=burn_order)
     burns = [Payment(grant.id, taken[grant.id], grant.expires_on) for grant in grants]
     return Quote(result.replayed, entries, balance_of(account), burns)
 
@@ -155,9 +168,22 @@ class _Transaction:
             yield from more
 
     def _save(self, book: Book, changes: Changes) -> None:
-        rows = [_values(entry) for entry in changes.entries]
-        self._connection.execute(sa.insert(self._tables.entries), rows)
-        self.rows.save_credits(book, changes)
+        tables = self._tables
+        for table, rows in (
+            (tables.entries, [_entry_values(entry) for entry in changes.entries]),
+            (tables.holds, [_hold_values(hold) for hold in new_holds(book, changes)]),
+            (tables.grants, [msgspec.structs.asdict(grant) for grant in new_grants(changes)]),
+            (
+                tables.burns,
+                [
+                    {"entry_id": entry_id, "grant_id": grant_id, "amount": amount}
+                    for (entry_id, grant_id), amount in changes.burns.items()
+                ],
+            ),
+        ):
+            if rows:
+                self._connection.execute(sa.insert(table), rows)
+        self.rows.change_credits(book, changes)
         self.rows.save_accounts(book, changes)
 
     def _run(self, name: str, parameters: Mapping[str, str | None]) -> Sequence[Any]:
@@ -165,11 +191,19 @@ class _Transaction:
         return result.all() if result.returns_rows else []
 
 
-def _values(entry: Entry) -> dict[str, Any]:
+def _entry_values(entry: Entry) -> dict[str, Any]:
     values = {name: getattr(entry, name) for name in Entry.__struct_fields__}
     # Nothing is stored where nothing is held, or expires.
     values["held_after"] = entry.held_after or None
     values["expiring_after"] = entry.expiring_after or None
+    return values
+
+
+def _hold_values(hold: Hold) -> dict[str, Any]:
+    values = msgspec.structs.asdict(hold)
+    pieces = values.pop("grants")
+    values["grant_ids"] = [grant_id for grant_id, _ in pieces]
+    values["grant_amounts"] = [amount for _, amount in pieces]
     return values
 
 
