@@ -220,8 +220,8 @@ def test_account_below_its_floor_is_refused_by_the_database(
 class WithoutFloors(Hand):
     """Accounts that the rules let overspend."""
 
-    def account(self, key: AccountKey) -> Account:
-        account = super().account(key)
+    def open(self, key: AccountKey) -> Account:
+        account = super().open(key)
         account.floor = None
         return account
 

@@ -188,7 +188,7 @@ class Decision:
         """Post one operation; as part of a group with another id and nonce."""
         key = (command.owner_id, command.asset)
         hand = self._hand
-        account = hand.account(key)
+        account = hand.accounts.get(key) or hand.open(key)
         amount, terms, once, period = command.amount, command.terms, command.once, None
         posted = account.posted + amount
         created_on: Any = account.changed_on
@@ -352,6 +352,12 @@ class Decision:
             nonce=f"@{group}.1",
             group_id=group,
         )
+        # Where the clock was set back, what the source still had may have expired for the other.
+        at = time_of(destination)
+        for grant in hand.grants_of(destination):
+            if grant.remaining and grant.expires_on <= at:
+                expired, grant.remaining = grant.remaining, 0
+                hand.expire(destination, grant, expired, at)
         return Posted(first, False, (second,))
 
     # Holds

@@ -283,35 +283,41 @@ class Rows:
         self._run = run
 
     def complete(
-        self, book: Book, commands: Sequence[AnyCommand], *, careful: bool, locked: bool = True
+        self,
+        book: Book,
+        commands: Sequence[AnyCommand],
+        *,
+        careful: bool,
+        plain: bool = False,
+        locked: bool = True,
     ) -> None:
         """Load the rest of what the commands need, when the accounts are locked.
 
         In statements of their own: a lock wait does not refresh the snapshot of the statement that
-        waited. Without ``careful`` nonces are taken for new. What is not ``locked`` is only looked
-        at, and budgets are not locked either.
+        waited. Without ``careful`` nonces are taken for new; ``plain`` commands are all so by
+        ``is_plain``. What is not ``locked`` is only looked at, and budgets are not locked either.
         """
         if careful:
             book.entries = self.entries_by_nonce(commands)
             groups = {e.group_id for e in book.entries.values() if e.group_id is not None}
             book.groups = self._groups(groups)
-        special = any(command.__class__ is not Command for command in commands)
-        each = list(flat(commands)) if special else commands
-        once = [c for c in each if c.__class__ is Command and c.once is not None]
-        if once:
-            book.claims = self._claims(once)
-        if any(c.__class__ is Command and c.terms is not None for c in each):
-            book.budgets = self._budgets(book, each, locked=locked)
+        named = {entry.hold_id for entry in book.entries.values() if entry.hold_id is not None}
         at = {
             key: account_time(account, book.now)
             for key, account in book.accounts.items()
             if account.due_on is not None
         }
-        named = {entry.hold_id for entry in book.entries.values() if entry.hold_id is not None} | {
-            c.hold_id for c in each if isinstance(c, CaptureCommand | ReleaseCommand)
-        }
-        if special or at or named:
-            self._load_credits(book, each, at, named)
+        # What happens most needs no more than that.
+        if plain and not at and not named:
+            return
+        each = list(flat(commands))
+        once = [c for c in each if isinstance(c, Command) and c.once is not None]
+        if once:
+            book.claims = self._claims(once)
+        if any(isinstance(c, Command) and c.terms is not None for c in each):
+            book.budgets = self._budgets(book, each, locked=locked)
+        named.update(c.hold_id for c in each if isinstance(c, CaptureCommand | ReleaseCommand))
+        self._load_credits(book, each, at, named)
 
     def entries_by_nonce(self, commands: Iterable[AnyCommand]) -> dict[NonceKey, Entry]:
         """Return the entries that hold these commands' nonces."""
@@ -604,6 +610,11 @@ def balance_of(account: Account) -> Balance:
         account.expiring,
         account.debt,
     )
+
+
+def is_plain(command: AnyCommand) -> bool:
+    """Tell whether a command needs nothing of the book but its account."""
+    return command.__class__ is Command and command.terms is None and command.once is None
 
 
 def new_holds(book: Book, changes: Changes) -> list[Hold]:

@@ -36,6 +36,7 @@ from shared_ledger.rows import (
     account_of,
     balance_of,
     escaped,
+    is_plain,
     new_grants,
     new_holds,
     numbers,
@@ -136,6 +137,8 @@ class Store:
         self._opened: set[AccountKey] = set()
         self.plain = True
         """Whether the batch in hand is of plain postings to accounts without holds or grants."""
+        self.opens = False
+        """Whether the batch in hand may open accounts."""
         self._book = book = checked_schema(schema)
         self._sql = driver_statements(schema)
         self._rows = Rows(self._run)
@@ -190,11 +193,13 @@ class Store:
         Without ``careful`` nonces are taken for new, which their unique index checks when the batch
         is saved: a new entry is then written without a lookup.
         """
+        plain = all(map(is_plain, commands))
         owners: dict[str, set[str]] = {}
-        for command in commands:
-            if command.__class__ is Command:
+        if plain:
+            for command in commands:
                 owners.setdefault(command.asset, set()).add(command.owner_id)
-            else:
+        else:
+            for command in commands:
                 for owner_id, asset in command.keys:
                     owners.setdefault(asset, set()).add(owner_id)
         accounts: dict[AccountKey, Account] = {}
@@ -208,17 +213,19 @@ class Store:
                     )
                     for asset in sorted(owners)
                 }
-                count = sum(map(ids_for, commands))
+                count = len(commands) if plain else sum(map(ids_for, commands))
                 reserved = self._reader("reserve", {"count": str(count)})
             for asset, lock in locks.items():
                 for row in lock.fetchall():
                     accounts[row[0], asset] = account_of(row, asset)
             now, ids = reserved.fetchall()[0]
             book = Book(utc(now), self._ids(ids), accounts)
-            self._rows.complete(book, commands, careful=careful)
+            self._rows.complete(book, commands, careful=careful, plain=plain)
         self._opened = set()
-        self.plain = not book.holds and not any(account.whole for account in accounts.values())
-        self.plain &= all(c.__class__ is Command and c.terms is None for c in commands)
+        self.plain = (
+            plain and not book.holds and not any(account.whole for account in accounts.values())
+        )
+        self.opens = len(accounts) < sum(map(len, owners.values()))
         return book
 
     def _ids(self, reserved: Iterable[int]) -> Iterator[int]:

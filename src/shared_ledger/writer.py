@@ -227,22 +227,19 @@ class _Lane(threading.Thread):
         if self._store is None:
             self._store = self._connect()
         # What is all or nothing is decided knowing every nonce.
-        careful = careful or any(command.__class__ in _WHOLE for command in commands)
+        careful = careful or not _WHOLE.isdisjoint(map(type, commands))
         book = self._store.load(commands, careful=careful)
         decision = Decision(book)
         changes = decision.changes
         # The database stores one piece while the next is decided; but accounts are opened before
         # any entry is stored, so a batch that may open one is decided whole. So is one that may
         # need more ids than it has commands.
-        known = self._store.plain and all(
-            (command.owner_id, command.asset) in book.accounts for command in commands
-        )
-        size = PIECE if known else len(commands)
+        size = PIECE if self._store.plain and not self._store.opens else len(commands)
         outcomes: list[Decided] = []
         for start in range(0, len(commands), size):
             written = len(changes.entries)
             outcomes += decision.take(commands[start : start + size])
-            if not known:
+            if self._store.opens:
                 self._store.open_accounts(book, changes)
             if len(changes.entries) > written:
                 self._store.append(changes.entries[written:])
