@@ -52,7 +52,7 @@ from shared_ledger.commands import (
 )
 from shared_ledger.commands import atomic as atomic_of
 from shared_ledger.connections import Database, make_engine
-from shared_ledger.decide import Decided, Together
+from shared_ledger.decide import Decided, Swept, Together
 from shared_ledger.errors import (
     BatchRefused,
     HoldNotFound,
@@ -445,9 +445,9 @@ class Ledger(Generic[OperationT]):
         return await asyncio.to_thread(self.statement, owner_id, start, end, asset=asset)
 
     def sweep(self, *, limit: int = SWEEP) -> int:
-        """Book what has expired of up to so many accounts; return how many were due.
+        """Book what has expired of up to so many accounts; return of how many it was booked.
 
-        Nothing depends on it: what has expired does not count, whether it is booked or not.
+        Those that another transaction keeps locked are left for the next time. Nothing depends on it: what has expired does not count, whether it is booked or not.
 
         Raises
         ------
@@ -457,10 +457,11 @@ class Ledger(Generic[OperationT]):
         self._writer.check_open()
         with self._snapshot() as connection:
             keys = queries.due_accounts(connection, self.tables, limit)
-        for result in self._writer.submit([SweepCommand(*key) for key in keys]).result():
+        results = self._writer.submit([SweepCommand(*key) for key in keys]).result()
+        for result in results:
             if isinstance(result, RejectedByDatabase):
                 raise result
-        return len(keys)
+        return sum(isinstance(result, Swept) for result in results)
 
     async def asweep(self, *, limit: int = SWEEP) -> int:
         """``sweep`` for coroutines."""

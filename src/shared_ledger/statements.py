@@ -2,16 +2,14 @@
 
 ``statement_csv(statement)`` gives the text line by line: the columns' names, the opening balance,
 an entry on each line, the closing balance. Times are RFC 3339 in UTC. ``effective_on`` is always
-filled: when an entry took effect, which is when it was made if nothing else is said. The first and
-the last row have no id, no application and no amount; their ``effective_on`` is where the period
-begins and ends, and ``opening balance`` and ``closing balance`` stand where no operation can be
-named so, for want of an underscore.
+filled: when an entry took effect, which is when it was made if nothing else is said. The rows
+``opening`` and ``closing`` have no id and no application; their ``effective_on`` is where the
+period begins and ends.
 """
 
 from __future__ import annotations
 
 import csv
-import io
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -29,21 +27,29 @@ STATEMENT_COLUMNS = (
     "nonce",
 )
 
-# What a spreadsheet takes for a formula if it stands first in a cell.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
-_NUMBER = re.compile(r"[+-]?[0-9]+")
+# A spreadsheet takes such a cell for a formula and runs it; some do for the full-width forms too.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+_NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]+)?")
+
+
+class _Lines:
+    """Stands for a file: what is written to it is returned."""
+
+    def write(self, line: str) -> str:
+        return line
 
 
 def statement_csv(statement: Statement) -> Iterator[str]:
     """Write a statement as CSV (RFC 4180), a line at a time, each with its ending."""
-    yield _line(STATEMENT_COLUMNS)
-    yield _line(_edge("opening balance", statement.start, statement.opening))
+    line = csv.writer(_Lines()).writerow
+    yield line(STATEMENT_COLUMNS)
+    yield line(_limit("opening", statement.start, statement.opening))
     for entry in statement.lines:
-        yield _line(_row(entry))
-    yield _line(_edge("closing balance", statement.end, statement.closing))
+        yield line(_row(entry))
+    yield line(_limit("closing", statement.end, statement.closing))
 
 
-def _edge(name: str, at: datetime, balance: int) -> tuple[object, ...]:
+def _limit(name: str, at: datetime, balance: int) -> tuple[object, ...]:
     return ("", _time(at), "", "", name, "", balance, "")
 
 
@@ -52,18 +58,12 @@ def _row(entry: Entry) -> tuple[object, ...]:
         _time(entry.created_on),
         _time(entry.effective_on or entry.created_on),
         entry.id,
-        entry.app,
-        entry.operation,
+        _harmless(entry.app),
+        _harmless(entry.operation),
         entry.amount,
         entry.balance_after,
-        entry.nonce,
+        _harmless(entry.nonce),
     )
-
-
-def _line(cells: tuple[object, ...]) -> str:
-    line = io.StringIO()
-    csv.writer(line).writerow([_harmless(str(cell)) for cell in cells])
-    return line.getvalue()
 
 
 def _harmless(cell: str) -> str:

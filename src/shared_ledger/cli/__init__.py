@@ -7,12 +7,23 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Callable
 from types import FrameType
 from typing import Annotated
 
 import typer
 
-from shared_ledger.cli import books, doctor, importing, posting, serving
+from shared_ledger.cli import (
+    books,
+    doctor,
+    expiring,
+    holding,
+    importing,
+    moving,
+    posting,
+    serving,
+    statement,
+)
 from shared_ledger.cli.group import OneLineErrors
 
 __all__ = ["app", "main"]
@@ -57,15 +68,36 @@ def shared_ledger(
         typer.echo(context.get_help().rstrip())
 
 
-app.command("serve")(serving.serve)
-app.command("migrate")(books.migrate)
-app.command("post")(posting.post)
-app.command("balance")(posting.balance)
-app.command("history")(posting.history)
-app.command("import")(importing.import_file)
-app.command("verify")(books.verify)
-app.command("doctor")(doctor.doctor)
-app.command("bench")(serving.bench)
+_COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
+    "Move credits": {
+        "post": posting.post,
+        "transfer": moving.transfer,
+        "reverse": moving.reverse,
+        "hold": holding.hold,
+        "capture": holding.capture,
+        "release": holding.release,
+        "import": importing.import_file,
+    },
+    "Look at an owner": {
+        "balance": posting.balance,
+        "history": posting.history,
+        "statement": statement.statement,
+        "holds": holding.holds,
+        "grants": expiring.grants,
+    },
+    "Run the book": {
+        "serve": serving.serve,
+        "migrate": books.migrate,
+        "sweep": expiring.sweep,
+        "verify": books.verify,
+        "doctor": doctor.doctor,
+        "bench": serving.bench,
+    },
+}
+
+for _panel, _commands in _COMMANDS.items():
+    for _name, _command in _commands.items():
+        app.command(_name, rich_help_panel=_panel)(_command)
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ command's own words or the configuration; 130 after Ctrl-C.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from typing import Any, NoReturn
 
@@ -19,6 +20,8 @@ from shared_ledger.errors import ConfigurationError, LedgerError
 FAILURE = 1
 USAGE = 2
 INTERRUPTED = 130
+
+_NEGATIVE = re.compile(r"-[0-9].*")
 
 # Typer has a copy of click in it, or uses click, by its version. Either has this public name.
 _UsageError = typer.BadParameter.__mro__[1]
@@ -62,6 +65,8 @@ def _explain(error: Exception) -> tuple[int, str]:
 
 def _usage(error: Any) -> str:
     sentence = str(error.format_message()).strip().rstrip(".")
+    if _NEGATIVE.fullmatch(getattr(error, "option_name", "")):
+        sentence = f"{sentence} (no argument is a negative number)"
     return sentence if error.ctx is None else f"{sentence}; see {error.ctx.command_path} --help"
 
 

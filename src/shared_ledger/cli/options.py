@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from shared_ledger.cli.values import asset_name, json_object, moment, record_id
 from shared_ledger.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -30,6 +32,51 @@ ApplicationOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document, for programs.")]
+OwnerArgument = Annotated[str, typer.Argument(metavar="OWNER_ID", help="Whose account.")]
+OperationArgument = Annotated[
+    str, typer.Argument(metavar="OPERATION", help="Such as CREDIT_SPEND.")
+]
+HoldArgument = Annotated[
+    int, typer.Argument(metavar="HOLD_ID", parser=record_id, help="Which hold.")
+]
+AssetOption = Annotated[
+    str,
+    typer.Option(metavar="ASSET", parser=asset_name, help="Which of the owner's assets."),
+]
+NonceOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NONCE",
+        show_default=False,
+        help="Your name for this: the same again moves nothing. "
+        "Without it a new one is made, and shown.",
+    ),
+]
+MetadataOption = Annotated[
+    dict[str, Any] | None,
+    typer.Option(
+        metavar="JSON",
+        parser=json_object,
+        show_default=False,
+        help="An object to keep with the entry.",
+    ),
+]
+AtOption = Annotated[
+    datetime | None,
+    typer.Option(
+        metavar="TIME",
+        parser=moment,
+        show_default=False,
+        help="As it was then: 2026-11-30T12:00:00Z, or 2026-11-30 for its midnight in UTC.",
+    ),
+]
+
+
+def nonce_or_new(nonce: str | None) -> str:
+    """Return the caller's nonce, or one that nobody has used."""
+    from uuid import uuid4
+
+    return str(uuid4()) if nonce is None else nonce
 
 
 def load_application(place: str | None) -> Application[Any]:

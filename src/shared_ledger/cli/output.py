@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ Justify = Literal["left", "right"]
 
 # Wide enough that nothing is wrapped or cut for a program that reads a table.
 _PIPE_WIDTH = 10_000
+# What is between two columns, and at both ends of a row.
+_GAP = 2
 _JSON_UNPRINTABLE = re.compile(r"[^\x20-\x7e]")
 
 
@@ -47,11 +49,32 @@ def console(*, stderr: bool = False) -> Console:
     )
 
 
-def print_table(columns: Sequence[tuple[str, Justify]], rows: Iterable[Sequence[object]]) -> None:
-    """Print rows under headings; a long cell is folded, never cut."""
+def print_table(
+    columns: Sequence[tuple[str, Justify]],
+    rows: Iterable[Sequence[object]],
+    *,
+    spare: Sequence[str] = (),
+) -> None:
+    """Print rows under headings; a long cell is folded, never cut.
+
+    On a terminal that is too narrow, the columns with the ``spare`` headings are left out before
+    anything is folded, the first of them first.
+    """
     from rich.table import Table
 
-    print_block(_filled(Table(box=_lines(), pad_edge=False, collapse_padding=True), columns, rows))
+    cells = [[shown(cell) for cell in row] for row in rows]
+    left_out = _left_out([heading for heading, _ in columns], cells, spare)
+    kept = [place for place, (heading, _) in enumerate(columns) if heading not in left_out]
+    print_block(
+        _filled(
+            Table(box=_lines(), pad_edge=False, collapse_padding=True),
+            [columns[place] for place in kept],
+            [[row[place] for place in kept] for row in cells],
+        )
+    )
+    if left_out:
+        names = " and ".join(heading.removesuffix(" (UTC)").lower() for heading in left_out)
+        print_line(f"A wider terminal shows {names} too, and so does --json.", style="dim")
 
 
 def print_facts(title: str, facts: Iterable[tuple[str, object]]) -> None:
@@ -80,10 +103,18 @@ def print_block(table: Table) -> None:
         sys.stdout.write(f"{line.rstrip()}\n")
 
 
+def second(at: datetime) -> str:
+    """Return a time in UTC to the second."""
+    return at.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "seconds")
+
+
+def exact(at: datetime) -> str:
+    """Return a time in UTC with all that is known of it."""
+    return f"{at.astimezone(UTC).replace(tzinfo=None).isoformat(' ', 'microseconds')} UTC"
+
+
 def shown(value: object) -> str:
     """Return a value as people read it."""
-    if isinstance(value, datetime):
-        return f"{value:%Y-%m-%d %H:%M:%S}.{value.microsecond // 1000:03d}"
     return "" if value is None else plain(str(value))
 
 
@@ -115,7 +146,7 @@ def print_error(sentence: str) -> None:
 
 
 def _filled(
-    table: Table, columns: Sequence[tuple[str, Justify]], rows: Iterable[Sequence[object]]
+    table: Table, columns: Sequence[tuple[str, Justify]], rows: Iterable[Sequence[str]]
 ) -> Table:
     from rich.text import Text
 
@@ -123,8 +154,28 @@ def _filled(
         # Numbers stay whole: a wrapped one reads as two.
         table.add_column(heading, justify=justify, overflow="fold", no_wrap=justify == "right")
     for row in rows:
-        table.add_row(*(Text(shown(cell)) for cell in row))
+        table.add_row(*map(Text, row))
     return table
+
+
+def _left_out(
+    headings: Sequence[str], rows: Sequence[Sequence[str]], spare: Sequence[str]
+) -> list[str]:
+    """Choose the headings of columns for which there is no room."""
+    from rich.cells import cell_len
+
+    widths = {
+        heading: max(map(cell_len, (heading, *(row[place] for row in rows))))
+        for place, heading in enumerate(headings)
+    }
+    room = console().width
+    left_out: list[str] = []
+    for heading in spare:
+        if sum(widths.values()) + _GAP * len(widths) <= room:
+            break
+        del widths[heading]
+        left_out.append(heading)
+    return left_out
 
 
 def _lines() -> Box:

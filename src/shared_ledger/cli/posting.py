@@ -1,45 +1,54 @@
-"""The commands that post and read single entries."""
+"""The commands that post an operation and read what was posted."""
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING, Annotated, Any
+from datetime import timedelta
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shared_ledger.cli.options import ApplicationOption, JsonOption, open_ledger
-from shared_ledger.cli.output import print_facts, print_json, print_line, print_table
-from shared_ledger.operations import CREDITS, INT64_MAX
+from shared_ledger.cli.entries import (
+    Facts,
+    done,
+    entry_document,
+    moved,
+    print_entries,
+    print_posted,
+    recorded,
+    signed,
+)
+from shared_ledger.cli.options import (
+    ApplicationOption,
+    AssetOption,
+    AtOption,
+    JsonOption,
+    MetadataOption,
+    NonceOption,
+    OwnerArgument,
+    nonce_or_new,
+    open_ledger,
+)
+from shared_ledger.cli.output import (
+    Justify,
+    exact,
+    print_facts,
+    print_json,
+    print_line,
+    print_table,
+    second,
+)
+from shared_ledger.cli.values import duration, whole_number
+from shared_ledger.operations import CREDITS, INT64_MAX, MAX_PRIORITY
 
 if TYPE_CHECKING:
-    from shared_ledger.book import Entry, Posted
-
-_WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,30}")
-
-OwnerArgument = Annotated[str, typer.Argument(metavar="OWNER_ID", help="Whose account.")]
-AssetOption = Annotated[str, typer.Option(metavar="ASSET", help="Which of the owner's assets.")]
-
-
-def whole_number(text: str) -> int:
-    """Read an amount: digits and a sign, and nothing that Python's ``int`` takes besides."""
-    if not _WHOLE_NUMBER.fullmatch(text):
-        raise typer.BadParameter(f"{text!r} is not a whole number such as 5 or -5")
-    return int(text)
+    from shared_ledger.book import Quote
 
 
 def post(
     operation: Annotated[str, typer.Argument(metavar="OPERATION", help="Such as CREDIT_ADD.")],
     owner_id: OwnerArgument,
     *,
-    nonce: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NONCE",
-            show_default=False,
-            help="Your name for this posting: the same again moves nothing. "
-            "Without it a new one is made, and shown.",
-        ),
-    ] = None,
+    nonce: NonceOption = None,
     amount: Annotated[
         int | None,
         typer.Option(
@@ -49,52 +58,87 @@ def post(
             help="Signed, whole units; may be left out where the operation fixes it.",
         ),
     ] = None,
-    metadata: Annotated[
-        str | None,
-        typer.Option(metavar="JSON", show_default=False, help="An object to keep with the entry."),
+    expires_in: Annotated[
+        timedelta | None,
+        typer.Option(
+            metavar="TIME",
+            parser=duration,
+            show_default=False,
+            help="How long what it gives can be spent: 7d, 12h, 30m, 45s.",
+        ),
     ] = None,
+    priority: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=MAX_PRIORITY,
+            metavar="N",
+            show_default=False,
+            help="Of credits that expire: which are spent first, the lowest first.",
+        ),
+    ] = None,
+    metadata: MetadataOption = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what it would do; write nothing.")
+    ] = False,
     application: ApplicationOption = None,
     json: JsonOption = False,
 ) -> None:
     """Post one operation, exactly once."""
-    from uuid import uuid4
+    from shared_ledger.book import Posted, Posting
 
-    from shared_ledger.book import Posting
-
-    details = None if metadata is None else _object(metadata)
     with open_ledger(application) as ledger:
-        posted = ledger.post(
-            Posting(
-                ledger.application.operation(operation),
-                owner_id,
-                str(uuid4()) if nonce is None else nonce,
-                amount,
-                details,
-            )
+        posting = Posting(
+            ledger.application.operation(operation),
+            owner_id,
+            nonce_or_new(nonce),
+            amount,
+            metadata,
+            expires_in,
+            priority,
         )
-    if json:
-        print_json(_with_replayed(posted))
+        result = ledger.quote(posting) if dry_run else ledger.post(posting)
+    if isinstance(result, Posted):
+        if json:
+            print_json(entry_document(result))
+        else:
+            print_posted("Posted", result)
+    elif json:
+        print_json(result)
     else:
-        _print_entry(posted)
+        _print_quote(result, posting.nonce)
 
 
 def balance(
     owner_id: OwnerArgument,
     *,
     asset: AssetOption = CREDITS,
+    at: AtOption = None,
     application: ApplicationOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Show what an owner has."""
-    _check_asset(asset)
+    """Show what an owner has, now or at a time.
+
+    At a time to come, what he will have if nothing happens but expiry.
+    """
+    import msgspec
+
     with open_ledger(application) as ledger:
-        found = ledger.balance(owner_id, asset=asset)
+        found = ledger.balance(owner_id, asset=asset, at=at)
     if json:
-        print_json(found)
+        print_json(found if at is None else {**msgspec.structs.asdict(found), "at": at})
         return
+    numbers = {
+        "Balance": found.balance,
+        "Held": found.held,
+        "Available": found.available,
+        "Expiring": found.expiring,
+    }
+    if found.debt:
+        numbers["Debt"] = found.debt
     print_table(
-        [("Owner", "left"), ("Asset", "left"), *_numbers("Balance", "Held", "Available")],
-        [(found.owner_id, found.asset, found.balance, found.held, found.available)],
+        [("Owner", "left"), ("Asset", "left"), *((name, "right") for name in numbers)],
+        [(found.owner_id, found.asset, *numbers.values())],
     )
 
 
@@ -115,89 +159,46 @@ def history(
         ),
     ] = None,
     asset: AssetOption = CREDITS,
+    at: AtOption = None,
     application: ApplicationOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Show an owner's entries, newest first."""
-    _check_asset(asset)
+    """Show an owner's entries, newest first.
+
+    Each stands at the time when it took effect.
+    """
     with open_ledger(application) as ledger:
-        page = ledger.history(owner_id, asset=asset, limit=limit, cursor=cursor)
+        page = ledger.history(owner_id, asset=asset, limit=limit, cursor=cursor, at=at)
     if json:
         print_json({"entries": page.entries, "cursor": page.cursor})
         return
     if not page.entries:
-        print_line(f"{owner_id} has no {'older ' if cursor else ''}entries of {asset}.")
+        then = "" if at is None else f" by {second(at)} UTC"
+        print_line(f"{owner_id} has no {'older ' if cursor else ''}entries of {asset}{then}.")
         return
-    print_table(
-        [
-            ("When (UTC)", "left"),
-            ("App", "left"),
-            ("Operation", "left"),
-            *_numbers("Amount", "Balance"),
-            ("Nonce", "left"),
-            *_numbers("Id"),
-        ],
-        [_history_row(entry) for entry in page.entries],
-    )
+    print_entries(page.entries)
     if page.cursor is not None:
         print_line(f"There are older ones: --cursor {page.cursor}")
 
 
-def _history_row(entry: Entry) -> tuple[object, ...]:
-    return (
-        f"{entry.created_on:%Y-%m-%d %H:%M:%S}",
-        entry.app,
-        entry.operation,
-        f"{entry.amount:+d}",
-        entry.balance_after,
-        entry.nonce,
-        entry.id,
-    )
-
-
-def _print_entry(posted: Posted) -> None:
-    entry = posted.entry
-    done = "Had been posted before; nothing moved now" if posted.replayed else "Posted"
-    facts: list[tuple[str, object]] = [
-        ("operation", entry.operation),
-        ("owner", entry.owner_id),
-        ("amount", f"{entry.amount:+d} {entry.asset} from {entry.counterparty}"),
-        ("balance", entry.balance_after),
-        ("nonce", entry.nonce),
-        ("entry", f"{entry.id} of {entry.app}"),
-        ("created", f"{entry.created_on:%Y-%m-%d %H:%M:%S.%f} UTC"),
-    ]
-    if entry.amount < 0:
-        facts[2] = ("amount", f"{entry.amount:+d} {entry.asset} to {entry.counterparty}")
-    if entry.metadata is not None:
-        import msgspec
-
-        facts.append(("metadata", msgspec.json.encode(entry.metadata).decode()))
-    print_facts(done, facts)
-
-
-def _with_replayed(posted: Posted) -> dict[str, Any]:
-    import msgspec
-
-    return {**msgspec.to_builtins(posted.entry), "replayed": posted.replayed}
-
-
-def _object(text: str) -> dict[str, Any]:
-    import msgspec
-
-    try:
-        value = msgspec.json.decode(text)
-    except (ValueError, RecursionError) as error:
-        raise typer.BadParameter(f"is not JSON: {error}", param_hint="'--metadata'") from None
-    if not isinstance(value, dict):
-        raise typer.BadParameter('is not a JSON object such as {"a": 1}', param_hint="'--metadata'")
-    return value
-
-
-def _check_asset(asset: str) -> None:
-    if not asset or not asset.isprintable():
-        raise typer.BadParameter("is a name such as credits", param_hint="'--asset'")
-
-
-def _numbers(*headings: str) -> list[tuple[str, Any]]:
-    return [(heading, "right") for heading in headings]
+def _print_quote(quote: Quote, nonce: str) -> None:
+    """Print what a posting would do, and what has expired before it."""
+    entry = next(entry for entry in quote.entries if entry.nonce == nonce)
+    if quote.replayed:
+        print_facts(done("Posted", replayed=True), [*moved(entry), *recorded(entry)])
+        return
+    facts: Facts = [*moved(entry), ("available", quote.balance.available)]
+    for other in quote.entries:
+        if other is not entry and other.amount:
+            at = exact(other.effective_on or other.created_on)
+            facts.append(("before it", f"{signed(other.amount)} {other.asset} expired {at}"))
+    print_facts("Would post; nothing was written", facts)
+    if quote.burns:
+        columns: list[tuple[str, Justify]] = [
+            ("Grant", "right"),
+            ("Would take", "right"),
+            ("Expires (UTC)", "left"),
+        ]
+        print_table(
+            columns, [(burn.grant_id, burn.amount, second(burn.expires_on)) for burn in quote.burns]
+        )
