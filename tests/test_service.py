@@ -66,6 +66,8 @@ async def test_the_ledger_shows_the_balance(client: httpx.AsyncClient) -> None:
         "available": 3,
         "held": 0,
         "asset": "credits",
+        "expiring": 0,
+        "debt": 0,
     }
     assert (await client.get("/balance/user1")).json() == {"owner_id": "user1", "balance": 3}
 

@@ -17,6 +17,7 @@ from shared_ledger.schema import DEFAULT_SCHEMA, checked_schema
 DEVELOPMENT_TOKEN = "secret-token"  # noqa: S105  # Known to everybody, and refused in production.
 MIN_TOKEN_LENGTH = 16
 MAX_PORT = 65535
+MAX_SWEEP_INTERVAL_S = 86_400
 
 
 class Settings(BaseSettings):
@@ -41,6 +42,8 @@ class Settings(BaseSettings):
     api_token: SecretStr = SecretStr(DEVELOPMENT_TOKEN)
     host: str = "127.0.0.1"
     port: int = 8000
+    sweep_interval_s: float = 60
+    """How often what has expired is booked of accounts that nobody touches; 0 is never."""
 
     @property
     def url(self) -> str | None:
@@ -73,6 +76,13 @@ class Settings(BaseSettings):
         if not 0 <= port <= MAX_PORT:
             raise ValueError("is a number from 0 to 65535")
         return port
+
+    @field_validator("sweep_interval_s")
+    @classmethod
+    def _is_interval(cls, seconds: float) -> float:
+        if not 0 <= seconds <= MAX_SWEEP_INTERVAL_S:
+            raise ValueError(f"is a number of seconds from 0 to {MAX_SWEEP_INTERVAL_S}")
+        return seconds
 
     @model_validator(mode="after")
     def _no_default_secret_in_production(self) -> Settings:

@@ -14,10 +14,11 @@ from starlette.responses import Response
 from shared_ledger import __version__
 from shared_ledger.ledger import Ledger
 from shared_ledger.operations import Application
-from shared_ledger.service import problems, routes
+from shared_ledger.service import documentation, problems, routes
 from shared_ledger.service.auth import HEADER
 from shared_ledger.service.direct import DirectRoute, DirectRoutes
 from shared_ledger.service.metrics import MeasuredRequests, Metrics
+from shared_ledger.service.sweeper import sweeping
 from shared_ledger.settings import Settings
 
 DESCRIPTION = """
@@ -51,7 +52,8 @@ def create_app(
         ) as ledger:
             app.state.ledger = ledger
             on_ready(ledger)
-            yield
+            async with sweeping(ledger, settings.sweep_interval_s):
+                yield
 
     # Its documentation pages bring their own scripts: they work where there is no internet.
     app = FastAPIOffline(
@@ -64,7 +66,8 @@ def create_app(
     )
     app.state.token = settings.api_token.get_secret_value().encode()
     problems.install(app)
-    app.include_router(routes.router)
+    for router in routes.ROUTERS:
+        app.include_router(router)
 
     @app.get("/health", tags=["operation"], operation_id="health", summary="Is it alive?")
     async def health() -> dict[str, str]:
@@ -74,7 +77,12 @@ def create_app(
     async def show_metrics() -> Response:
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
-    direct = [route for route in routes.router.routes if isinstance(route, DirectRoute)]
+    direct = [
+        route
+        for router in routes.ROUTERS
+        for route in router.routes
+        if isinstance(route, DirectRoute)
+    ]
     app.add_middleware(DirectRoutes, routes=[*direct, *more_routes])
     app.add_middleware(MeasuredRequests, metrics=metrics)
     _document(app)
@@ -89,7 +97,7 @@ def _document(app: FastAPI) -> None:
         if app.openapi_schema is None:
             schema = generate()
             components = schema.setdefault("components", {})
-            components.setdefault("schemas", {}).update(routes.schemas())
+            components.setdefault("schemas", {}).update(documentation.schemas())
             components["securitySchemes"] = {
                 HEADER: {"type": "apiKey", "in": "header", "name": HEADER}
             }

@@ -27,8 +27,8 @@ Handler = Callable[[Request], Awaitable[Response]]
 class DirectRoute(APIRoute):
     """A route whose handler takes the request and answers it, with no work in between.
 
-    Its path ends in at most one parameter, which holds no slash. Parameters and bodies are
-    documented by ``openapi_extra``.
+    Its path has at most one parameter, which holds no slash and comes after a slash: at the end, or
+    before the last part of the path. Parameters and bodies are documented by ``openapi_extra``.
     """
 
     def get_route_handler(self) -> Handler:  # type: ignore[override]  # an awaitable serves as well
@@ -44,11 +44,15 @@ class DirectRoutes:
         self._app = app
         self._fixed: dict[tuple[str, str], DirectRoute] = {}
         self._ending: dict[tuple[str, str], tuple[str, DirectRoute]] = {}
+        self._within: dict[tuple[str, str, str], tuple[str, DirectRoute]] = {}
         for route in routes:
-            start, _, parameter = route.path.partition("{")
+            start, _, rest = route.path.partition("{")
+            parameter, _, end = rest.partition("}")
             for method in route.methods or ():
-                if parameter:
-                    self._ending[method, start] = (parameter.removesuffix("}"), route)
+                if end:
+                    self._within[method, start, end.removeprefix("/")] = (parameter, route)
+                elif parameter:
+                    self._ending[method, start] = (parameter, route)
                 else:
                     self._fixed[method, start] = route
 
@@ -63,6 +67,10 @@ class DirectRoutes:
         if route is None:
             start, slash, value = path.rpartition("/")
             found = self._ending.get((method, start + slash)) if value else None
+            if found is None:
+                end = value
+                start, slash, value = start.rpartition("/")
+                found = self._within.get((method, start + slash, end)) if value else None
             if found is None:
                 await self._app(scope, receive, send)
                 return
@@ -79,20 +87,20 @@ class DirectRoutes:
         await response(scope, receive, send)
 
 
-async def read_body(request: Request) -> bytes:
+async def read_body(request: Request, limit: int = MAX_BODY_BYTES) -> bytes:
     """Return the request's body.
 
     Raises
     ------
     HTTPException
-        413 if it is longer than ``MAX_BODY_BYTES``.
+        413 if it is longer than ``limit`` bytes.
     """
     body = b""
     async for chunk in request.stream():
         body += chunk
-        if len(body) > MAX_BODY_BYTES:
+        if len(body) > limit:
             raise HTTPException(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                f"the body is longer than {MAX_BODY_BYTES} bytes",
+                f"the body is longer than {limit} bytes",
             )
     return body

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter as Tally
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 
 from prometheus_client import (
@@ -16,8 +16,22 @@ from prometheus_client import (
 )
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shared_ledger.book import Posted
+from shared_ledger.book import Entry, Held, Posted
+from shared_ledger.commands import (
+    AnyCommand,
+    AtomicCommand,
+    CaptureCommand,
+    Command,
+    GroupCommand,
+    PlaceCommand,
+    ReleaseCommand,
+    ReverseCommand,
+    SweepCommand,
+    TransferCommand,
+)
+from shared_ledger.decide import Decided, Swept, Together
 from shared_ledger.errors import Refusal
+from shared_ledger.operations import EXPIRY, REVERSAL, TRANSFER
 from shared_ledger.writer import BatchReport
 
 # When a series began is of no use here, and doubles what is scraped.
@@ -48,6 +62,11 @@ class Metrics:
             "shared_ledger_refusals",
             "Postings refused, by reason.",
             ["app", "operation", "reason"],
+            registry=self.registry,
+        )
+        self._swept = Counter(
+            "shared_ledger_swept_accounts",
+            "Accounts of which what had expired was booked though nobody posted to them.",
             registry=self.registry,
         )
         self._batch_size = Histogram(
@@ -91,11 +110,14 @@ class Metrics:
         tally: Tally[tuple[str, str, str]] = Tally()
         # A batch that failed has no outcome for some of its commands.
         for command, outcome in zip(report.commands, report.outcomes, strict=False):
-            if isinstance(outcome, Posted):
+            # First and shortest what happens most.
+            if isinstance(command, Command) and isinstance(outcome, Posted):
                 kind = "replay" if outcome.replayed else "entry"
+                tally[command.app, command.operation, kind] += 1
             else:
-                kind = outcome.code if isinstance(outcome, Refusal) else "failed"
-            tally[command.app, command.operation, kind] += 1
+                tally.update(_counted(command, outcome))
+                if isinstance(outcome, Swept) and outcome.entries:
+                    self._swept.inc()
         for (app, operation, kind), count in tally.items():
             if kind == "entry":
                 self._entries.labels(app, operation).inc(count)
@@ -115,6 +137,57 @@ class Metrics:
             self._requests.labels(method, route, status),
             self._request_seconds.labels(method, route),
         )
+
+
+def _counted(command: AnyCommand, outcome: Decided) -> Iterable[tuple[str, str, str]]:
+    """Give the labels of all that a command did: app, operation, and what became of it."""
+    if isinstance(command, AtomicCommand):
+        results: Sequence[Decided] = (
+            outcome.results
+            if isinstance(outcome, Together)
+            # Refused as a whole, so each of it.
+            else [outcome] * len(command.members)
+        )
+        for member, result in zip(command.members, results, strict=True):
+            yield from _counted(member, result)
+    elif isinstance(outcome, Swept):
+        yield from map(_entry, outcome.entries)
+    elif isinstance(outcome, Posted) and not outcome.replayed:
+        yield from map(_entry, (outcome.entry, *outcome.group))
+    elif isinstance(outcome, Posted):
+        yield outcome.entry.app, outcome.entry.operation, "replay"
+    elif isinstance(outcome, Held):
+        kind = "replay" if outcome.replayed else "entry"
+        yield outcome.hold.app, outcome.hold.operation, kind
+    else:
+        kind = outcome.code if isinstance(outcome, Refusal) else "failed"
+        yield command.app, _operation(command), kind
+
+
+def _entry(entry: Entry) -> tuple[str, str, str]:
+    return entry.app, entry.operation, "entry"
+
+
+def _operation(command: AnyCommand) -> str:
+    """Name what a refused command would have done."""
+    match command:
+        case Command() | PlaceCommand():
+            operation = command.operation
+        case GroupCommand() | AtomicCommand():
+            # One refusal, by the operation that its nonce belongs to.
+            operation = _operation(command.members[0])
+        case TransferCommand():
+            operation = TRANSFER
+        case ReverseCommand():
+            operation = REVERSAL
+        case SweepCommand():
+            operation = EXPIRY
+        case CaptureCommand():
+            # The operation is the hold's, which a refusal does not tell.
+            operation = "capture"
+        case ReleaseCommand():
+            operation = "release"
+    return operation
 
 
 class MeasuredRequests:

@@ -14,13 +14,21 @@ from starlette.responses import Response
 from shared_ledger.errors import (
     AccountBusy,
     AlreadyClaimed,
+    BudgetSpent,
+    EntryNotFound,
+    HoldClosed,
+    HoldExceeded,
+    HoldExpired,
+    HoldNotFound,
     InsufficientCredits,
     LedgerClosed,
     LedgerError,
     LedgerOverloaded,
     LedgerUnavailable,
     NonceReused,
+    NotReversible,
     Refusal,
+    ReversalExceedsEntry,
 )
 
 PROBLEM_JSON = "application/problem+json"
@@ -30,12 +38,29 @@ _STATUS: tuple[tuple[type[LedgerError], HTTPStatus], ...] = (
     (InsufficientCredits, HTTPStatus.PAYMENT_REQUIRED),
     (NonceReused, HTTPStatus.CONFLICT),
     (AlreadyClaimed, HTTPStatus.CONFLICT),
+    (BudgetSpent, HTTPStatus.CONFLICT),
+    (HoldNotFound, HTTPStatus.NOT_FOUND),
+    (HoldExpired, HTTPStatus.CONFLICT),
+    (HoldClosed, HTTPStatus.CONFLICT),
+    (HoldExceeded, HTTPStatus.CONFLICT),
+    (EntryNotFound, HTTPStatus.NOT_FOUND),
+    (NotReversible, HTTPStatus.CONFLICT),
+    (ReversalExceedsEntry, HTTPStatus.CONFLICT),
     (AccountBusy, HTTPStatus.SERVICE_UNAVAILABLE),
     (Refusal, HTTPStatus.UNPROCESSABLE_ENTITY),
     (LedgerOverloaded, HTTPStatus.SERVICE_UNAVAILABLE),
     (LedgerUnavailable, HTTPStatus.SERVICE_UNAVAILABLE),
     (LedgerClosed, HTTPStatus.SERVICE_UNAVAILABLE),
 )
+
+
+class NotJson(HTTPException):
+    """The body is not JSON."""
+
+    code = "not_json"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(HTTPStatus.BAD_REQUEST, detail)
 
 
 def problem(
@@ -47,38 +72,52 @@ def problem(
     **data: Any,
 ) -> Response:
     """Answer with a problem; ``data`` are its own fields, for programs."""
-    body = {
-        "type": f"urn:shared-ledger:problem:{code}",
-        "title": code.replace("_", " ").capitalize(),
-        "status": int(status),
-        "detail": detail,
-        **data,
-    }
-    return Response(msgspec.json.encode(body), status, headers, PROBLEM_JSON)
+    return _response(_members(status, code, detail, **data), headers)
 
 
-def problem_of(error: LedgerError) -> Response:
-    """Answer with what the ledger raised or refused."""
+def problem_of(error: LedgerError, **data: Any) -> Response:
+    """Answer with what the ledger raised or refused, and more ``data``."""
+    content = described(error)
+    headers = None
+    if content["status"] == HTTPStatus.SERVICE_UNAVAILABLE:
+        headers = {"Retry-After": str(RETRY_AFTER_S)}
+    return _response(content | data, headers)
+
+
+def described(error: LedgerError) -> dict[str, Any]:
+    """Return the problem that the ledger raised or refused, ready for JSON."""
     status = next(
         (status for kind, status in _STATUS if isinstance(error, kind)),
         HTTPStatus.INTERNAL_SERVER_ERROR,
     )
-    headers = None
-    if status == HTTPStatus.SERVICE_UNAVAILABLE:
-        headers = {"Retry-After": str(RETRY_AFTER_S)}
     if isinstance(error, Refusal):
-        return problem(status, error.code, str(error), headers=headers, **error.data())
+        return _members(status, error.code, str(error), **error.data())
     # What else goes wrong is the operator's affair: the log has it, the caller need not.
     code = "overloaded" if isinstance(error, LedgerOverloaded) else "unavailable"
     detail = str(error) if isinstance(error, LedgerOverloaded) else (type(error).__doc__ or "")
-    return problem(status, code, detail.partition("\n")[0], headers=headers)
+    return _members(status, code, detail.partition("\n")[0])
 
 
 def problem_of_http(error: HTTPException) -> Response:
     """Answer with what the framework or a handler raised."""
     status = HTTPStatus(error.status_code)
     headers = dict(error.headers or {})
-    return problem(status, status.name.lower(), str(error.detail), headers=headers)
+    code = error.code if isinstance(error, NotJson) else status.name.lower()
+    return problem(status, code, str(error.detail), headers=headers)
+
+
+def _members(status: HTTPStatus, code: str, detail: str, **data: Any) -> dict[str, Any]:
+    return {
+        "type": f"urn:shared-ledger:problem:{code}",
+        "title": code.replace("_", " ").capitalize(),
+        "status": int(status),
+        "detail": detail,
+        **data,
+    }
+
+
+def _response(content: dict[str, Any], headers: dict[str, str] | None) -> Response:
+    return Response(msgspec.json.encode(content), content["status"], headers, PROBLEM_JSON)
 
 
 def install(app: FastAPI) -> None:
