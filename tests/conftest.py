@@ -5,10 +5,14 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
+from typing import Any, LiteralString
 
+import psycopg
 import pytest
+from psycopg import sql
 from sqlalchemy.engine import Engine
 
 from shared_ledger import SHARED, Ledger, SharedOperation
@@ -44,6 +48,62 @@ def engine(cluster: Cluster) -> Iterator[Engine]:
     engine = make_engine(cluster.url)
     yield engine
     engine.dispose()
+
+
+class Clock:
+    """A database clock that stands still until a test moves it.
+
+    ``url`` is the cluster's, but its sessions find another ``clock_timestamp()`` before
+    PostgreSQL's own, in a schema that no other clock uses.
+    """
+
+    def __init__(self, cluster: Cluster, start: datetime | None = None) -> None:
+        self._plain = cluster.url
+        self.schema = f"clock_{next(_numbers)}"
+        separator = "&" if "?" in cluster.url else "?"
+        self.url = f"{cluster.url}{separator}options=-csearch_path%3D{self.schema}%2Cpg_catalog"
+        self._run("create schema {clock}")
+        self._run("create table {clock}.present (at timestamptz not null)")
+        self._run(
+            "insert into {clock}.present values (coalesce(%s, pg_catalog.clock_timestamp()))", start
+        )
+        self._run(
+            "create function {clock}.clock_timestamp() returns timestamptz "
+            "language sql volatile as 'select at from {clock}.present'"
+        )
+
+    def now(self) -> datetime:
+        """The time at which it stands, UTC."""
+        at: datetime = self._run("select at from {clock}.present")[0][0]
+        return at.astimezone(UTC)
+
+    def move(self, step: timedelta) -> None:
+        """Let so much time pass at once; negative sets it back."""
+        self._run("update {clock}.present set at = at + %s", step)
+
+    def close(self) -> None:
+        """Drop its schema; sessions of ``url`` then have no such clock any more."""
+        self._run("drop schema {clock} cascade")
+
+    def _run(self, text: LiteralString, *parameters: object) -> list[Any]:
+        with psycopg.connect(self._plain, autocommit=True) as connection:
+            query = sql.SQL(text).format(clock=sql.Identifier(self.schema))
+            cursor = connection.execute(query, parameters or None)
+            return cursor.fetchall() if cursor.description else []
+
+
+@pytest.fixture
+def clock(cluster: Cluster) -> Iterator[Clock]:
+    """A clock of this test alone."""
+    clock = Clock(cluster)
+    yield clock
+    clock.close()
+
+
+@pytest.fixture
+def moving_url(clock: Clock) -> str:
+    """The URL of sessions for which ``clock`` tells the time."""
+    return clock.url
 
 
 @pytest.fixture

@@ -8,9 +8,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -18,16 +20,37 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy.engine import Engine
 
-from builders import SHOP, add, adjust, query
+from builders import (
+    CLUB,
+    SHOP,
+    ClubOperation,
+    add,
+    adjust,
+    assert_sound,
+    bonus,
+    gift,
+    query,
+    sign_up,
+    spend,
+)
 from shared_ledger import (
     SHARED,
+    AlreadyClaimed,
     Application,
+    CaptureHold,
     ConfigurationError,
+    Group,
     Ledger,
     MigrationRefused,
+    NonceReused,
+    Part,
+    PlaceHold,
+    Posting,
+    Reversal,
     SchemaNotMigrated,
     SchemaTooNew,
     SharedOperation,
+    Transfer,
 )
 from shared_ledger.connections import make_engine
 from shared_ledger.embedded import Cluster, program
@@ -254,6 +277,156 @@ def test_offline_migration_is_refused_in_one_line(url: str) -> None:
 def test_database_that_cannot_be_reached_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(Failed, match=r"^FAILED: the database cannot be reached: "):
         alembic(ROOT, f"postgresql:///postgres?host={tmp_path}", "upgrade", "head")
+
+
+# --- from a revision to the next ---
+
+
+def old_book(url: str, engine: Engine) -> None:
+    """A book of the first revision, as the program of that time wrote it."""
+    migrate(engine, "ledger", revision="0001")
+    query(
+        url,
+        """
+        insert into ledger.entries (id, app, operation, owner_id, counterparty, asset, amount,
+            balance_after, nonce, created_on, metadata, period)
+        select nextval('ledger.entries_id_seq'), 'shared', operation::ledger.operation, 'user1',
+            counterparty, 'credits', amount, balance_after, nonce, '2026-01-02', metadata, period
+        from (values
+            ('SIGNUP_CREDIT', '@issued', 3, 3, 'welcome', null, 'ever'),
+            ('CREDIT_ADD', '@issued', 10, 13, '@old', '{"a": 1}'::jsonb, null),
+            ('CREDIT_SPEND', '@spent', -1, 12, 'n1', null, null)
+        ) as old (operation, counterparty, amount, balance_after, nonce, metadata, period)
+        """,
+    )
+    query(
+        url,
+        """
+        insert into ledger.accounts (owner_id, asset, posted, floor, version, changed_on)
+        values ('user1', 'credits', 12, 0, 3, '2026-01-02'),
+            ('@issued', 'credits', -13, null, 2, '2026-01-02'),
+            ('@spent', 'credits', 1, null, 1, '2026-01-02')
+        """,
+    )
+
+
+OLD_ENTRIES = (
+    "select id, app, operation::text, owner_id, counterparty, asset, amount, balance_after, nonce, "
+    "created_on, metadata, period from ledger.entries order by id"
+)
+
+
+def test_old_book_is_upgraded_with_all_it_holds_and_no_entry_is_rewritten(
+    url: str, empty: Engine
+) -> None:
+    old_book(url, empty)
+    file = "select pg_relation_filenode('ledger.entries')"
+    before, kept = query(url, file), query(url, OLD_ENTRIES)
+    migrate(empty, "ledger", [SHARED])
+    assert query(url, file) == before
+    assert query(url, OLD_ENTRIES) == kept
+    with Ledger(SHARED, url) as ledger:
+        assert ledger.balance("user1").available == 12
+        assert [entry.nonce for entry in ledger.history("user1").entries] == [
+            "n1",
+            "@old",
+            "welcome",
+        ]
+        assert ledger.balance("user1", at=datetime(2026, 1, 1, tzinfo=UTC)).balance == 0
+        assert ledger.balance("user1", at=datetime(2026, 1, 3, tzinfo=UTC)).balance == 12
+    assert_sound(url, "ledger")
+
+
+def test_nonces_and_claims_of_an_old_book_still_count(url: str, empty: Engine) -> None:
+    old_book(url, empty)
+    with Ledger(SHARED, url, migrate=True) as ledger:
+        for posting in (
+            sign_up("user1"),
+            add("user1", "@old", metadata={"a": 1}),
+            spend("user1", "n1"),
+        ):
+            assert ledger.post(posting).replayed
+        with pytest.raises(NonceReused):
+            ledger.post(add("user1", "n1"))
+        with pytest.raises(AlreadyClaimed):
+            ledger.post(sign_up("user1", "again"))
+        assert ledger.balance("user1").balance == 12
+    assert_sound(url, "ledger")
+
+
+def test_old_entries_can_be_reversed_and_old_credits_held(url: str, empty: Engine) -> None:
+    old_book(url, empty)
+    with Ledger(SHARED, url, migrate=True) as ledger:
+        spent = ledger.history("user1").entries[0]
+        assert ledger.post(Reversal(spent.id, "r")).entry.balance_after == 13
+        held = ledger.post(PlaceHold(SharedOperation.CREDIT_SPEND, "user1", "h")).hold
+        ledger.post(CaptureHold(held.id, "c"))
+        ledger.post(Transfer(source="user1", destination="user2", amount=12, nonce="t"))
+    assert_sound(url, "ledger")
+
+
+def test_upgraded_old_book_is_the_one_that_the_tables_describe(url: str, empty: Engine) -> None:
+    old_book(url, empty)
+    migrate(empty, "ledger")
+    assert "No new upgrade operations detected." in alembic(ROOT, url, "check")
+
+
+def test_downgrade_to_the_first_revision_keeps_all_if_nothing_new_was_used(
+    cluster: Cluster, url: str, empty: Engine
+) -> None:
+    with Ledger(SHARED, url, migrate=True) as ledger:
+        ledger.post_batch([sign_up("user1"), add("user1", "n1"), spend("user1", "n2")])
+    kept = query(url, OLD_ENTRIES)
+    alembic(ROOT, url, "downgrade", "0001")
+    assert query(url, OLD_ENTRIES) == kept
+    with pytest.raises(SchemaNotMigrated, match="at revision 0001, older than 0002"):
+        Ledger(SHARED, url)
+
+    query(cluster.url, f"create database {(other := f'older_{next(_databases)}')}")
+    older = cluster.url.replace("/postgres?", f"/{other}?")
+    engine = make_engine(older)
+    migrate(engine, "ledger", revision="0001")
+    engine.dispose()
+    # PostgreSQL cannot drop a label, and one that is not used does no harm.
+    labels = re.compile(r",\n    'TRANSFER',\n    'REVERSAL',\n    'EXPIRY'")
+    assert labels.sub("", dump(url, "ledger")) == dump(older, "ledger")
+
+    alembic(ROOT, url, "upgrade", "head")
+    with Ledger(SHARED, url) as ledger:
+        assert ledger.post(add("user1", "n1")).replayed
+        assert ledger.balance("user1").available == 12
+    assert_sound(url, "ledger")
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        PlaceHold(ClubOperation.PURCHASE, "ann", "h", 1),
+        Transfer(source="ann", destination="bob", amount=1, nonce="t"),
+        Group("g", [Part(ClubOperation.GIFT, "ann", 1)]),
+        Reversal(1, "r"),
+        bonus("ann", "b", 1),
+        Posting(ClubOperation.PROMOTION, "ann", "p", 1),
+    ],
+    ids=lambda request: type(request).__name__,
+)
+def test_downgrade_that_would_lose_what_is_new_is_refused_in_one_line(
+    url: str, empty: Engine, request_: Any
+) -> None:
+    with Ledger(CLUB, url, migrate=True) as club:
+        club.post(gift("ann", "funds", 10))
+        assert club.history("ann").entries[0].id == 1
+        club.post(request_)
+    tables = "select relname, relnatts from pg_class where relnamespace = 'ledger'::regnamespace"
+    before = query(url, tables + " order by 1"), query(url, "select * from ledger.entries")
+    with pytest.raises(MigrationRefused, match=r"^the downgrade would lose .*Keep this revision$"):
+        migrate(empty, "ledger", revision="0001")
+    with pytest.raises(MigrationRefused):
+        migrate(empty, "ledger", revision="base")
+    after = query(url, tables + " order by 1"), query(url, "select * from ledger.entries")
+    assert after == before
+    with Ledger(CLUB, url) as club:
+        assert club.post_batch([request_])[0].replayed
 
 
 # --- a ledger on a book that does not fit ---

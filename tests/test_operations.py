@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -182,16 +183,56 @@ def test_counterparty_may_be_named() -> None:
         ({"counterparty": "@Issued"}, "not a system account"),
         ({"counterparty": "@issued\n"}, "not a system account"),
         ({"counterparty": "@a" + "b" * 127}, "not a system account"),
+        ({"counterparty": "@transfers"}, "'@transfers' is the ledger's own"),
+        ({"counterparty": "@expired"}, "'@expired' is the ledger's own"),
         ({"asset": "Credits"}, "the asset 'Credits' is not"),
         ({"asset": ""}, "the asset '' is not"),
         ({"posted_by": frozenset()}, "posted_by is a set of 'user' and 'service'"),
         ({"posted_by": frozenset({"anyone"})}, "posted_by is a set of 'user' and 'service'"),
         ({"once": "year"}, "once is 'ever', 'day', 'week' or 'month', not 'year'"),
+        ({"expires_in": timedelta()}, "expires_in is more than nothing and at most 36525 days"),
+        ({"expires_in": timedelta(days=-1)}, "expires_in is more than nothing"),
+        ({"expires_in": timedelta(days=36_526)}, "at most 36525 days, not 36526 days"),
+        ({"maximum": 0, "expires_in": timedelta(1)}, "for rules that give credits, not for one up"),
+        ({"maximum": 0, "budget": 1}, "for rules that give credits"),
+        ({"maximum": -1, "daily_budget": 1}, "for rules that give credits, not for one up to -1"),
+        ({"priority": -1}, "priority is 0 to 1000, not -1"),
+        ({"priority": 1_001}, "priority is 0 to 1000"),
+        ({"priority": True}, "priority is 0 to 1000, not True"),
+        ({"budget": -1}, "budget is a 64-bit integer, not -1"),
+        ({"budget": 1.5}, r"budget is a 64-bit integer, not 1\.5"),
+        ({"daily_budget": INT64_MAX + 1}, "budget is a 64-bit integer"),
     ],
 )
 def test_rule_that_cannot_work_is_refused(given: dict[str, Any], problem: str) -> None:
     with pytest.raises(ConfigurationError, match=problem):
         Rule.variable(**{"minimum": -1, "maximum": 1, **given})
+
+
+@pytest.mark.parametrize("once", [None, "ever", "day", "week", "month"])
+def test_rule_may_be_once_in_each_period(once: Any) -> None:
+    assert Rule.fixed(1, once=once).once == once
+
+
+def test_rule_keeps_what_it_says_of_expiry_and_budgets() -> None:
+    rule = Rule.fixed(
+        5, expires_in=timedelta(days=36_525), priority=1_000, budget=0, daily_budget=INT64_MAX
+    )
+    assert (rule.expires_in, rule.priority) == (timedelta(days=36_525), 1_000)
+    assert (rule.budget, rule.daily_budget) == (0, INT64_MAX)
+
+
+def test_rule_is_plain_if_what_it_gives_neither_expires_nor_has_a_budget() -> None:
+    assert Rule.fixed(5, once="week", priority=3).plain
+    assert not Rule.fixed(5, expires_in=timedelta(1)).plain
+    assert not Rule.fixed(5, budget=0).plain
+    assert not Rule.fixed(5, daily_budget=9).plain
+
+
+@pytest.mark.parametrize("reserved", ["TRANSFER", "REVERSAL", "EXPIRY"])
+def test_operation_of_the_ledger_itself_cannot_be_declared(reserved: str) -> None:
+    with pytest.raises(TypeError, match=f"= '{reserved}' is an operation of the ledger itself"):
+        composed("Bookings", with_shared(BOOKING=reserved))
 
 
 def test_operation_without_a_rule_is_refused_and_named() -> None:

@@ -6,36 +6,54 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.engine import Engine
+from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from builders import (
+    CLUB,
     SHOP,
+    ClubOperation,
     ShopOperation,
     add,
     adjust,
     assert_sound,
     balances,
+    bonus,
+    buy,
     eventually,
+    gift,
     nonces,
     query,
+    reserve,
     sign_up,
     spend,
 )
+from conftest import Clock
 from shared_ledger import (
     AlreadyClaimed,
+    CaptureHold,
+    Group,
+    Held,
+    HoldClosed,
     InsufficientCredits,
     InvalidPosting,
     Ledger,
     NonceReused,
+    Part,
     Posted,
     Posting,
+    ReleaseHold,
+    Request,
+    Reversal,
     SharedOperation,
+    Transfer,
 )
+from shared_ledger.connections import make_engine
 from shared_ledger.embedded import Cluster
 from shared_ledger.operations import INT64_MAX
 
@@ -302,6 +320,163 @@ def test_edges_of_the_range_are_the_same(cluster: Cluster, schema: str, engine: 
         with pytest.raises(Exception, match="leaves the range of a 64-bit integer"):
             shop.post_in(mine, refused)
         assert shop.post_in(mine, Posting(ShopOperation.LOYALTY_POINT, "user1", "n3")).entry.id
+    assert_sound(cluster.url, schema)
+
+
+# --- every kind of request ---
+
+
+def one_of_each_kind(club: Ledger[ClubOperation], owner_id: str) -> list[Request[ClubOperation]]:
+    """One request of each kind about an owner, who has something of everything."""
+    club.post_batch([gift(owner_id, "funds", 50), bonus(owner_id, "bonus", 5)])
+    first, second, third = (
+        club.post(reserve(owner_id, f"hold {number}", 4)).hold.id for number in range(3)
+    )
+    spent = club.post(buy(owner_id, "spent", 4)).entry.id
+    given = club.post(bonus(owner_id, "given", 6)).entry.id
+    moved = Transfer(source=owner_id, destination=f"{owner_id}'s", amount=2, nonce="moved")
+    gain, loss = ClubOperation.GIFT, ClubOperation.PURCHASE
+    return [
+        gift(owner_id, "n1", 5),
+        bonus(owner_id, "n2", 5),
+        Posting(ClubOperation.PROMOTION, owner_id, "n3", 7),
+        Posting(ClubOperation.WEEKLY, owner_id, "n4", metadata={"a": 1}),
+        buy(owner_id, "n5", 3),
+        Group("n6", [Part(gain, f"{owner_id}'s", 5), Part(loss, owner_id, -9)]),
+        Transfer(source=owner_id, destination=f"{owner_id}'s other", amount=8, nonce="n7"),
+        reserve(owner_id, "n8", 8),
+        CaptureHold(first, "n9", 3, final=False, metadata={"a": [1]}),
+        CaptureHold(second, "n10", 3),
+        ReleaseHold(third, "n11"),
+        Reversal(spent, "n12", metadata={}),
+        Reversal(given, "n13", 2),
+        Reversal(club.post(moved).group[0].id, "n14"),
+    ]
+
+
+def replays(club: Ledger[ClubOperation], request: Request[ClubOperation]) -> bool:
+    (outcome,) = club.post_batch([request])
+    return isinstance(outcome, Posted | Held) and outcome.replayed
+
+
+def all_of(url: str, schema: str) -> list[Any]:
+    """Everything in the book."""
+    tables = ["accounts", "entries", "holds", "grants", "burns", "budgets"]
+    return [query(url, f"select * from {schema}.{name} order by 1, 2, 3") for name in tables]
+
+
+@pytest.mark.parametrize("kind", [Connection, Session])
+def test_every_kind_of_request_commits_or_leaves_nothing(
+    cluster: Cluster, schema: str, engine: Engine, kind: Callable[..., Any]
+) -> None:
+    with Ledger(CLUB, cluster.url, schema=schema, migrate=True) as club:
+        requests = one_of_each_kind(club, "ann")
+        before = all_of(cluster.url, schema)
+        for request in requests:
+            with kind(engine) as mine:
+                mine.execute(sa.insert(Order).values(id=1))
+                assert not club.post_in(mine, request).replayed
+                mine.rollback()
+            assert all_of(cluster.url, schema) == before, request
+        with kind(engine) as mine:
+            mine.execute(sa.insert(Order).values(id=1))
+            done = [club.post_in(mine, request) for request in requests]
+            again = [club.post_in(mine, request) for request in requests]
+            mine.commit()
+        assert not any(one.replayed for one in done)
+        assert all(one.replayed for one in again)
+        assert orders_of(engine) == [1]
+        assert all(replays(club, request) for request in requests)
+    assert_sound(cluster.url, schema)
+
+
+async def test_every_kind_of_request_commits_or_leaves_nothing_in_a_coroutine(
+    cluster: Cluster, schema: str, engine: Engine, async_engine: AsyncEngine
+) -> None:
+    with Ledger(CLUB, cluster.url, schema=schema, migrate=True) as club:
+        requests: list[Any] = list(one_of_each_kind(club, "ann"))
+        before = all_of(cluster.url, schema)
+        for request in requests:
+            async with AsyncSession(async_engine) as session:
+                session.add(Order(id=1))
+                assert not (await club.apost_in(session, request)).replayed
+                await session.rollback()
+            assert all_of(cluster.url, schema) == before, request
+        async with async_engine.begin() as connection:
+            await connection.execute(sa.insert(Order).values(id=1))
+            for request in requests:
+                assert not (await club.apost_in(connection, request)).replayed
+        assert orders_of(engine) == [1]
+        assert all(replays(club, request) for request in requests)
+    assert_sound(cluster.url, schema)
+
+
+def test_both_ways_write_the_same_rows_for_every_kind_of_request(
+    cluster: Cluster, schema: str, clock: Clock
+) -> None:
+    engine = make_engine(clock.url)
+    with Ledger(CLUB, clock.url, schema=schema, migrate=True) as club:
+        for request in one_of_each_kind(club, "ann"):
+            club.post_batch([request])
+        for request in one_of_each_kind(club, "bob"):
+            with engine.begin() as connection:
+                club.post_in(connection, request)
+    engine.dispose()
+
+    def of(owner_id: str, columns: str, table: str) -> list[Any]:
+        return query(
+            cluster.url,
+            f"select replace(owner_id, %s, '?'), {columns} from {schema}.{table} "
+            "where starts_with(owner_id, %s) order by id",
+            owner_id,
+            owner_id,
+        )
+
+    for table, columns in {
+        "entries": "operation::text, counterparty, amount, balance_after, held_after, period, "
+        "expiring_after, metadata::text, priority, expires_on - created_on, effective_on, "
+        "group_id is null, hold_id is null, reverses is null, left(nonce, 1) = '@'",
+        "holds": "amount, captured, state, closed_by is null, expires_on - created_on, "
+        "cardinality(grant_ids), grant_amounts",
+        "grants": "amount, remaining, expired, priority, expires_on - granted_on",
+    }.items():
+        assert of("ann", columns, table) == of("bob", columns, table)
+    accounts = f"select posted, held, expiring, debt, floor from {schema}.accounts "
+    whose = "where starts_with(owner_id, %s) order by owner_id"
+    assert query(cluster.url, accounts + whose, "ann") == query(
+        cluster.url, accounts + whose, "bob"
+    )
+    assert_sound(cluster.url, schema)
+
+
+def test_refused_transfer_opens_no_account_in_the_transaction(
+    ledger: SharedLedger, engine: Engine, cluster: Cluster, schema: str
+) -> None:
+    with engine.begin() as connection:
+        connection.execute(sa.insert(Order).values(id=1))
+        with pytest.raises(InsufficientCredits):
+            ledger.post_in(
+                connection, Transfer(source="ann", destination="bob", amount=1, nonce="t")
+            )
+    assert orders_of(engine) == [1]
+    assert balances(cluster.url, schema) == {}
+
+
+def test_hold_that_a_transaction_captures_is_waited_for(
+    cluster: Cluster, schema: str, engine: Engine
+) -> None:
+    with (
+        Ledger(CLUB, cluster.url, schema=schema, migrate=True) as club,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        club.post(gift("ann", "funds", 10))
+        hold = club.post(reserve("ann", "h", 10)).hold
+        with engine.begin() as connection:
+            club.post_in(connection, CaptureHold(hold.id, "mine"))
+            other = pool.submit(club.post, ReleaseHold(hold.id, "the writer's"))
+            eventually(lambda: waits(cluster.url))
+        with pytest.raises(HoldClosed):
+            other.result()
     assert_sound(cluster.url, schema)
 
 

@@ -62,7 +62,7 @@ def marked(files: Iterable[Path]) -> Lines:
 
 
 def test_mypy_accepts_correct_use() -> None:
-    assert len(ACCEPTED) == 3
+    assert len(ACCEPTED) == 4
     assert mypy(ACCEPTED) == set()
 
 

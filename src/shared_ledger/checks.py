@@ -25,6 +25,8 @@ _NUL_IN_JSON = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 def check_owner_id(owner_id: str, field: str = "owner_id") -> str:
     """Return the id; raise ``InvalidPosting`` if it cannot be an owner's."""
+    if _is_simple(owner_id):
+        return owner_id
     owner_id = checked_text(field, owner_id)
     if owner_id[0] == "@":
         raise InvalidPosting(field, "begins with '@', which is kept for system accounts")
@@ -35,6 +37,8 @@ def check_owner_id(owner_id: str, field: str = "owner_id") -> str:
 
 def check_nonce(nonce: str) -> str:
     """Return the nonce; raise ``InvalidPosting`` if it cannot be a caller's."""
+    if _is_simple(nonce):
+        return nonce
     nonce = checked_text("nonce", nonce)
     if nonce[0] == "@" and _OWN_NONCE.fullmatch(nonce):
         raise InvalidPosting("nonce", "is '@' and a number, which the ledger's own entries have")
@@ -96,6 +100,18 @@ def _shown(value: object) -> str:
 def check_asset(asset: str) -> str:
     """Return the asset; raise ``InvalidPosting`` if nothing can have this name."""
     return checked_text("asset", asset)
+
+
+def _is_simple(text: object) -> bool:
+    """Tell quickly that there is nothing to look for; what is not simple may be right as well."""
+    return (
+        type(text) is str
+        and text.isascii()
+        and text.isprintable()
+        and 0 < len(text) <= MAX_ID_LENGTH
+        and text[0] not in " @"
+        and text[-1] != " "
+    )
 
 
 def checked_text(name: str, text: object) -> str:

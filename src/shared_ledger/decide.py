@@ -82,7 +82,7 @@ from shared_ledger.operations import (
     TRANSFERS,
     Once,
 )
-from shared_ledger.replays import replay
+from shared_ledger.replays import as_placed, replay
 
 DEFAULT_HOLD = timedelta(days=7)
 """How long a hold lasts whose caller does not say."""
@@ -401,7 +401,7 @@ class Decision:
             nonce=command.nonce,
             hold_id=hold_id,
         )
-        return Held(copy_of(hold))
+        return Held(as_placed(hold))
 
     def _capture(self, command: CaptureCommand) -> Posted | Refusal:
         hand = self._hand
@@ -551,20 +551,23 @@ class Decision:
         hand = self._hand
         debt = account.debt
         account.posted += amount
-        outstanding = dict(hand.burned.get(entry.id, {}))
-        left = self._left(entry)
-        plain = left - sum(outstanding.values())
-        back = amount - min(amount, max(0, plain))
+        taken = hand.book.burned.get(entry.id, {})
+        plain = abs(entry.amount) - sum(taken.values())
+        # What came back before is known by its amount alone: it was the last of what was taken.
+        before = hand.reversed.get(entry.id, 0)
+        back = amount - min(amount, max(0, plain - before))
+        before = max(0, before - plain)
         owed = max(0, debt - (amount - back))
-        grants = sorted((hand.grant(account, grant_id) for grant_id in outstanding), key=burn_order)
+        grants = sorted((hand.grant(account, grant_id) for grant_id in taken), key=burn_order)
         at = time_of(account)
         expired: list[tuple[int, int]] = []
         for grant in reversed(grants):
-            piece = min(back, outstanding[grant.id])
+            skipped = min(before, taken[grant.id])
+            before -= skipped
+            piece = min(back, taken[grant.id] - skipped)
             if piece <= 0:
                 continue
             back -= piece
-            outstanding[grant.id] -= piece
             account.expiring += piece
             hand.record(entry_id, grant.id, -piece)
             if grant.expires_on <= at:
@@ -578,7 +581,6 @@ class Decision:
             grant.remaining += piece - paid
             hand.changes.grants[grant.id] = grant
             hand.due(account, grant.expires_on)
-        hand.burned[entry.id] = outstanding
         return expired
 
 

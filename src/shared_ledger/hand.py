@@ -63,7 +63,7 @@ class Book:
     reversed
         How much of an entry was reversed before.
     burned
-        What an entry that is to be reversed took of each grant and has not given back.
+        What an entry that is to be reversed took of each grant, given back or not.
     """
 
     now: datetime
@@ -136,7 +136,6 @@ class Hand:
         "accounts",
         "book",
         "budgets",
-        "burned",
         "changes",
         "claims",
         "grants",
@@ -161,7 +160,6 @@ class Hand:
             self.claims: MutableMapping[ClaimKey, str] = dict(book.claims)
             self.budgets: MutableMapping[BudgetKey, int] = dict(book.budgets)
             self.reversed: MutableMapping[int, int] = dict(book.reversed)
-            self.burned: MutableMapping[int, Mapping[int, int]] = dict(book.burned)
             self.groups: MutableMapping[int, list[Entry]] = {}
         else:
             self.ids = parent.ids
@@ -169,7 +167,6 @@ class Hand:
             self.claims = ChainMap({}, parent.claims)
             self.budgets = ChainMap({}, parent.budgets)
             self.reversed = ChainMap({}, parent.reversed)
-            self.burned = ChainMap({}, parent.burned)
             self.groups = ChainMap({}, parent.groups)
 
     def account(self, key: AccountKey) -> Account:
@@ -496,7 +493,6 @@ class Hand:
         parent.claims.update(_own(self.claims))
         parent.budgets.update(_own(self.budgets))
         parent.reversed.update(_own(self.reversed))
-        parent.burned.update(_own(self.burned))
         parent.groups.update(_own(self.groups))
         parent.changes.absorb(self.changes)
 

@@ -447,7 +447,8 @@ class Ledger(Generic[OperationT]):
     def sweep(self, *, limit: int = SWEEP) -> int:
         """Book what has expired of up to so many accounts; return of how many it was booked.
 
-        Those that another transaction keeps locked are left for the next time. Nothing depends on it: what has expired does not count, whether it is booked or not.
+        Those that another transaction keeps locked are left for the next time. Nothing depends on
+        it: what has expired does not count, whether it is booked or not.
 
         Raises
         ------

@@ -236,6 +236,10 @@ class Rule:
             raise ConfigurationError(
                 f"the counterparty {self.counterparty!r} is not a system account such as '@issued'"
             )
+        if self.counterparty in (TRANSFERS, EXPIRED):
+            raise ConfigurationError(
+                f"the counterparty {self.counterparty!r} is the ledger's own: choose another"
+            )
         if not _ASSET.fullmatch(self.asset):
             raise ConfigurationError(
                 f"the asset {self.asset!r} is not a lower-case name such as 'credits'"

@@ -72,7 +72,7 @@ def replay(
         if comparable(field[1]) != comparable(field[2]):
             return _reused(command, field)
     if hold is not None and kind == "hold":
-        return Held(_as_placed(hold), replayed=True)
+        return Held(as_placed(hold), replayed=True)
     if hold is not None and kind == "release":
         return Held(hold, replayed=True)
     return Posted(recorded, True, tuple(others))
@@ -83,7 +83,8 @@ def _reused(command: AnyCommand, field: _Field) -> NonceReused:
     return NonceReused(command.owner_id, command.nonce, field=name, recorded=before, given=now)
 
 
-def _as_placed(hold: Hold) -> Hold:
+def as_placed(hold: Hold) -> Hold:
+    """Return a hold as its placing answers it, for ever."""
     return Hold(
         hold.id,
         hold.app,

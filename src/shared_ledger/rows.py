@@ -180,17 +180,9 @@ def statements(schema: str) -> Mapping[str, str]:
             group by reverses
         """,
         "burned": f"""
-            select wanted.id, grant_id, sum(burns.amount)
-            from (
-                select id, id as by_entry
-                from unnest(:ids::bigint[]) as reversed (id)
-                union all
-                select reverses, id
-                from {book}.entries
-                where reverses = any(:ids::bigint[])
-            ) as wanted
-            join {book}.burns on entry_id = by_entry
-            group by wanted.id, grant_id
+            select entry_id, grant_id, amount
+            from {book}.burns
+            where entry_id = any(:ids::bigint[])
         """,
         "open": f"""
             insert into {book}.accounts (owner_id, asset, posted, floor, changed_on)
@@ -572,7 +564,7 @@ class Rows:
         spends = {"ids": numbers({entry.id for entry in undone if entry.amount < 0})}
         burned: dict[int, dict[int, int]] = {}
         for entry_id, grant_id, amount in self._run("burned", spends):
-            burned.setdefault(entry_id, {})[grant_id] = int(amount)
+            burned.setdefault(entry_id, {})[grant_id] = amount
         book.burned = burned
         return {grant_id for taken in burned.values() for grant_id in taken}
 

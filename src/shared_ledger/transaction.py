@@ -94,7 +94,7 @@ def quote_of(result: Posted | Held, decision: Decision) -> Quote:
         if entry_id not in expiries:
             taken[grant_id] = taken.get(grant_id, 0) + amount
     if isinstance(result, Held) and not result.replayed:
-        taken = dict(result.hold.grants)
+        taken = dict(changes.holds[result.hold.id].grants)
     grants = sorted(map(decision.grant, taken), key=burn_order)
     burns = [Payment(grant.id, taken[grant.id], grant.expires_on) for grant in grants]
     return Quote(result.replayed, entries, balance_of(account), burns)

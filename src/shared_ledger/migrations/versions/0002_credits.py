@@ -173,11 +173,14 @@ def _create_grants(schema: str) -> None:
 
 def downgrade() -> None:
     schema = op.get_context().opts["book_schema"]
+    # Nobody may use any of it between the look and the removal.
+    op.execute(f"lock table {schema}.entries in share mode")
     used = op.get_bind().scalar(
         sa.text(
             f"select exists (select from {schema}.entries "
             f"where operation::text in ('TRANSFER', 'REVERSAL', 'EXPIRY') "
-            f"or hold_id is not null or group_id is not null or expires_on is not null)"
+            f"or hold_id is not null or group_id is not null or expires_on is not null) "
+            f"or exists (select from {schema}.budgets where spent > 0)"
         )
     )
     if used:
@@ -185,7 +188,7 @@ def downgrade() -> None:
 
         raise MigrationRefused(
             "the downgrade would lose what entries say: there are holds, transfers, reversals, "
-            "groups or credits that expire. Keep this revision"
+            "groups, credits that expire or budgets. Keep this revision"
         )
     for table in ("budgets", "burns", "grants", "holds"):
         op.drop_table(table, schema=schema)
