@@ -472,7 +472,8 @@ class Hand:
     def _move(self, account: Account, entry: Entry) -> None:
         key = (account.owner_id, account.asset)
         self.changes.accounts[key] = account
-        add_all(self.changes.system, {(entry.counterparty, account.asset): -entry.amount})
+        system, counterparty = self.changes.system, (entry.counterparty, account.asset)
+        system[counterparty] = system.get(counterparty, 0) - entry.amount
         self.append(entry)
 
     def append(self, entry: Entry) -> None:

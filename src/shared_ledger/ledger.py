@@ -69,7 +69,7 @@ from shared_ledger.writer import LANES, MAX_BATCH, MAX_QUEUE, BatchReport, Write
 _Found = tuple[Mapping[int, Hold], Mapping[int, list[Entry]]]
 
 REMEMBERED = 20_000
-"""Of how many placed holds a ledger knows whose they are without asking the database."""
+"""Of how many placed holds at most a ledger knows whose they are without asking."""
 
 SWEEP = 10_000
 """How many accounts one sweep takes."""
@@ -551,13 +551,13 @@ class Ledger(Generic[OperationT]):
         return ChainMap(holds, self._placed) if holds else self._placed, entries
 
     def _remembered(self, results: list[Any]) -> list[Any]:
-        """Return the results, and remember the holds in them, the last of all."""
+        """Return the results, and remember the holds in them."""
         for result in results:
             if type(result) is Held:
                 self._placed[result.hold.id] = result.hold
-        while len(self._placed) > REMEMBERED:
-            with suppress(StopIteration, KeyError, RuntimeError):
-                del self._placed[next(iter(self._placed))]
+        if len(self._placed) > REMEMBERED:
+            # Whose they are can be asked again; nobody knows which of them will be captured.
+            self._placed.clear()
         return results
 
     @contextmanager

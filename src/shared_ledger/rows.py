@@ -205,6 +205,16 @@ def statements(schema: str) -> Mapping[str, str]:
                 as new (owner, kind, balance)
             where owner_id = owner and asset = kind
         """,
+        "save_held": f"""
+            update {book}.accounts
+            set posted = balance,
+                held = reserved,
+                version = version + 1,
+                changed_on = greatest(changed_on, :now::timestamptz)
+            from unnest(:owners::text[], :assets::text[], :balances::bigint[], :helds::bigint[])
+                as new (owner, kind, balance, reserved)
+            where owner_id = owner and asset = kind
+        """,
         "save_whole": f"""
             update {book}.accounts
             set posted = new.balance,
@@ -220,6 +230,13 @@ def statements(schema: str) -> Mapping[str, str]:
                 :ats::timestamptz[]
             ) as new (owner, kind, balance, reserved, soon, due, owed, at)
             where owner_id = owner and asset = kind
+        """,
+        "open_system": f"""
+            insert into {book}.accounts (owner_id, asset, posted, changed_on)
+            select owner, kind, gain, :now::timestamptz
+            from unnest(:owners::text[], :assets::text[], :gains::bigint[])
+                as new (owner, kind, gain)
+            on conflict (owner_id, asset) do nothing
         """,
         "add": f"""
             insert into {book}.accounts as a (owner_id, asset, posted, changed_on)
@@ -436,33 +453,63 @@ class Rows:
         if plain:
             self._run("save", {"now": now, **account_columns(plain)})
         if len(plain) < len(accounts):
-            whole = [account for account in accounts if account.whole]
-            # Of others nothing had expired, when it was looked for.
-            written = {(entry.owner_id, entry.asset) for entry in changes.entries}
-            ats = [a.changed_on if (a.owner_id, a.asset) in written else None for a in whole]
-            self._run(
-                "save_whole",
-                {
-                    **account_columns(whole),
-                    "ats": times(ats),
-                    "helds": numbers([account.held for account in whole]),
-                    "expirings": numbers([account.expiring for account in whole]),
-                    "dues": times([account.due_on for account in whole]),
-                    "debts": numbers([account.debt for account in whole]),
-                },
-            )
+            self._save_whole(book, changes, [account for account in accounts if account.whole])
         if changes.system:
-            # One order for everybody.
-            system = sorted(changes.system.items())
+            self._add_to_system(now, changes.system)
+
+    def _save_whole(self, book: Book, changes: Changes, accounts: Sequence[Account]) -> None:
+        """Change accounts with holds or grants: all that may change, or what mostly does."""
+        held: list[Account] = []
+        whole: list[Account] = []
+        for account in accounts:
+            before = book.accounts.get((account.owner_id, account.asset))
+            few = before is not None and _only_holds_changed(before, account)
+            (held if few else whole).append(account)
+        if held:
             self._run(
-                "add",
+                "save_held",
                 {
-                    "now": now,
-                    "owners": text_array([owner_id for (owner_id, _), _ in system]),
-                    "assets": text_array([asset for (_, asset), _ in system]),
-                    "gains": numbers([gain for _, gain in system]),
+                    "now": book.now.isoformat(),
+                    **account_columns(held),
+                    "helds": numbers([account.held for account in held]),
                 },
             )
+        if not whole:
+            return
+        # Of others nothing had expired, when it was looked for.
+        written = {(entry.owner_id, entry.asset) for entry in changes.entries}
+        ats = [a.changed_on if (a.owner_id, a.asset) in written else None for a in whole]
+        self._run(
+            "save_whole",
+            {
+                **account_columns(whole),
+                "ats": times(ats),
+                "helds": numbers([account.held for account in whole]),
+                "expirings": numbers([account.expiring for account in whole]),
+                "dues": times([account.due_on for account in whole]),
+                "debts": numbers([account.debt for account in whole]),
+            },
+        )
+
+    def _add_to_system(self, now: str, gains: Mapping[AccountKey, int]) -> None:
+        """Add to the system accounts, in one order for everybody.
+
+        Those that gain nothing need only be there: nobody waits for them.
+        """
+        for name, system in (
+            ("open_system", sorted(key for key, gain in gains.items() if not gain)),
+            ("add", sorted(key for key, gain in gains.items() if gain)),
+        ):
+            if system:
+                self._run(
+                    name,
+                    {
+                        "now": now,
+                        "owners": text_array([owner_id for owner_id, _ in system]),
+                        "assets": text_array([asset for _, asset in system]),
+                        "gains": numbers([gains[key] for key in system]),
+                    },
+                )
 
     def _entries_by_id(self, ids: Iterable[int]) -> dict[int, Entry]:
         rows = self._run("entries_by_id", {"ids": numbers(ids)})
@@ -691,6 +738,17 @@ def _named(commands: Iterable[AnyCommand]) -> Iterator[AnyCommand]:
             yield from _named(command.members)
         elif command.nonce:
             yield command
+
+
+def _only_holds_changed(before: Account, after: Account) -> bool:
+    """Tell whether of an account only what is posted and held is another."""
+    return (
+        (before.posted, before.held) != (after.posted, after.held)
+        and before.expiring == after.expiring
+        and before.due_on == after.due_on
+        and not before.debt
+        and not after.debt
+    )
 
 
 def _needs(book: Book, commands: Iterable[AnyCommand]) -> dict[AccountKey, int]:
