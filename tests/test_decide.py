@@ -26,6 +26,7 @@ from shared_ledger import (
     Outcome,
     Posted,
     Posting,
+    Refusal,
     Rule,
     SharedOperation,
 )
@@ -64,7 +65,10 @@ def decided(
         {(entry.owner_id, entry.app, entry.nonce): entry for entry in entries},
         claims or {},
     )
-    return decide(book, commands)
+    results, changes = decide(book, commands)
+    outcomes = [result for result in results if isinstance(result, Posted | Refusal)]
+    assert len(outcomes) == len(commands)
+    return outcomes, changes
 
 
 def balances(changes: Changes) -> dict[tuple[str, str], int]:

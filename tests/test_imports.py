@@ -385,7 +385,7 @@ class Flaky:
         self.errors = list(errors)
         self.calls = 0
 
-    async def apost_batch(self, postings: Sequence[Posting[Any]]) -> list[Outcome]:
+    async def apost_batch(self, postings: Sequence[Posting[SharedOperation]]) -> list[Outcome]:
         self.calls += 1
         error = self.errors.pop(0) if self.errors else None
         if error is not None:
@@ -410,7 +410,7 @@ def test_a_few_batches_are_under_way_at_once(ledger: Ledger[SharedOperation]) ->
     class Counting:
         now = most = 0
 
-        async def apost_batch(self, postings: Sequence[Posting[Any]]) -> list[Outcome]:
+        async def apost_batch(self, postings: Sequence[Posting[SharedOperation]]) -> list[Outcome]:
             self.now += 1
             self.most = max(self.most, self.now)
             outcomes = await ledger.apost_batch(postings)
