@@ -129,7 +129,7 @@ class Decision:
             recorded = known.get((command.owner_id, command.app, command.nonce))
             if recorded is not None:
                 results.append(self.replay(recorded, command))
-            elif command.__class__ is Command:
+            elif type(command) is Command:
                 results.append(self._post(command))
             else:
                 results.append(self._other(command))
@@ -192,9 +192,9 @@ class Decision:
         amount, terms, once, period = command.amount, command.terms, command.once, None
         posted = account.posted + amount
         created_on: Any = account.changed_on
+        claim_key = (command.owner_id, command.app, command.operation)
         if once is not None:
             period = period_of(once, created_on)
-            claim_key = (command.owner_id, command.app, command.operation)
             refusal = refuse_claim(command, created_on, period, hand.claims.get(claim_key))
             if refusal is not None:
                 return refusal

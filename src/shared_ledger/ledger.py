@@ -202,7 +202,7 @@ class Ledger(Generic[OperationT]):
         return _done(self._remembered([await self._writer.submit_async(command)])[0])
 
     @overload
-    def post_batch(
+    def post_batch(  # pyright: ignore[reportOverlappingOverload]  # postings alone give no holds
         self, requests: Sequence[Posting[OperationT]], *, atomic: bool = False
     ) -> list[Outcome]: ...
     @overload

@@ -653,7 +653,7 @@ def balance_of(account: Account) -> Balance:
 
 def is_plain(command: AnyCommand) -> bool:
     """Tell whether a command needs nothing of the book but its account."""
-    return command.__class__ is Command and command.terms is None and command.once is None
+    return type(command) is Command and command.terms is None and command.once is None
 
 
 def new_holds(book: Book, changes: Changes) -> list[Hold]:

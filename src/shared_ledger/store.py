@@ -320,7 +320,7 @@ class Store:
 
 def ids_for(command: AnyCommand) -> int:
     """Return how many ids a command takes, if it takes no more than usual."""
-    if command.__class__ is Command:
+    if type(command) is Command:
         return 1 if command.terms is None else 2
     return len(command.keys)
 
