@@ -192,9 +192,9 @@ class Decision:
         amount, terms, once, period = command.amount, command.terms, command.once, None
         posted = account.posted + amount
         created_on: Any = account.changed_on
-        claim_key = (command.owner_id, command.app, command.operation)
         if once is not None:
             period = period_of(once, created_on)
+            claim_key = (command.owner_id, command.app, command.operation)
             refusal = refuse_claim(command, created_on, period, hand.claims.get(claim_key))
             if refusal is not None:
                 return refusal
@@ -223,7 +223,7 @@ class Decision:
         if terms is not None:
             self._spend_budget(command, terms, created_on)
         if period is not None:
-            hand.claims[claim_key] = period
+            hand.claims[command.owner_id, command.app, command.operation] = period
         entry = Entry(
             entry_id,
             command.app,
