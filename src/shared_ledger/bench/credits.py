@@ -57,6 +57,7 @@ class CreditMeasures:
         self._batches = max(1, batches // 3)
         self._rounds = rounds
         self._nonces = (f"credits-{number}" for number in count())
+        self._turns = count()
         self._random = random.Random(1)  # noqa: S311  # Chosen owners, not secrets.
 
     def prepare(self) -> None:
@@ -129,8 +130,8 @@ class CreditMeasures:
         return self._rate(self._post, batches)
 
     def _savers(self) -> Sequence[str]:
-        """Every owner as often as any other, in random order."""
-        numbers = [n % ACCOUNTS for n in range(self._batches * BATCH)]
+        """Every owner as often as any other, over all rounds, in random order."""
+        numbers = [next(self._turns) % ACCOUNTS for _ in range(self._batches * BATCH)]
         self._random.shuffle(numbers)
         return [f"saver-{number}" for number in numbers]
 
