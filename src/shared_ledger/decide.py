@@ -41,6 +41,7 @@ from shared_ledger.book import (
     Grant,
     Held,
     Hold,
+    NonceKey,
     Posted,
     Result,
 )
@@ -123,14 +124,15 @@ class Decision:
 
     def take(self, commands: Iterable[AnyCommand]) -> list[Decided]:
         """Decide these commands in order; the changes grow by what they do."""
-        known = self._hand.known
+        known, post = self._hand.known, self._post
         results: list[Decided] = []
         for command in commands:
-            recorded = known.get((command.owner_id, command.app, command.nonce))
+            nonce_key = (command.owner_id, command.app, command.nonce)
+            recorded = known.get(nonce_key)
             if recorded is not None:
                 results.append(self.replay(recorded, command))
             elif type(command) is Command:
-                results.append(self._post(command))
+                results.append(post(command, nonce_key))
             else:
                 results.append(self._other(command))
         return results
@@ -172,7 +174,7 @@ class Decision:
             case SweepCommand():
                 decided = self._sweep(command)
             case Command():
-                decided = self._post(command)
+                decided = self._post(command, (command.owner_id, command.app, command.nonce))
         return decided
 
     def _sweep(self, command: SweepCommand) -> Swept:
@@ -183,9 +185,9 @@ class Decision:
     # Postings
 
     def _post(  # noqa: C901, PLR0912  # the shortest way for what happens most
-        self, command: Command, *, entry_id: int | None = None, nonce: str = "", group: int = 0
+        self, command: Command, nonce_key: NonceKey, entry_id: int | None = None, group: int = 0
     ) -> Posted | Refusal:
-        """Post one operation; as part of a group with another id and nonce."""
+        """Post one operation; as the first of a group with the group's id."""
         key = (command.owner_id, command.asset)
         hand = self._hand
         account = hand.accounts.get(key) or hand.open(key)
@@ -233,7 +235,7 @@ class Decision:
             command.asset,
             amount,
             posted,
-            nonce or command.nonce,
+            nonce_key[2],
             created_on,
             None if command.metadata is None else as_stored(command.metadata),
             period,
@@ -244,12 +246,14 @@ class Decision:
             entry = msgspec.structs.replace(
                 entry, group_id=group or None, expires_on=expires_on, priority=priority
             )
-        changes = hand.changes
-        hand.known[command.owner_id, command.app, entry.nonce] = entry
-        changes.accounts[key] = account
-        counterparty = (command.counterparty, command.asset)
-        changes.system[counterparty] = changes.system.get(counterparty, 0) - amount
-        hand.append(entry)
+        hand.known[nonce_key] = entry
+        hand.changes.accounts[key] = account
+        system, counterparty = hand.changes.system, (command.counterparty, command.asset)
+        system[counterparty] = system.get(counterparty, 0) - amount
+        if group:
+            hand.append(entry)
+        else:
+            hand.changes.entries.append(entry)
         return Posted(entry)
 
     def _refuse_budget(self, command: Command, terms: Terms, at: datetime) -> Refusal | None:
@@ -280,11 +284,9 @@ class Decision:
         group = next(hand.ids)
         posted: list[Posted] = []
         for number, member in enumerate(command.members):
-            result = (
-                trial._post(member, group=group, nonce=f"@{group}.{number}")
-                if number
-                else trial._post(member, group=group, entry_id=group)
-            )
+            nonce = f"@{group}.{number}" if number else command.nonce
+            nonce_key = (member.owner_id, member.app, nonce)
+            result = trial._post(member, nonce_key, None if number else group, group)
             if isinstance(result, Refusal):
                 return result
             posted.append(result)

@@ -64,6 +64,8 @@ class Book:
         How much of an entry was reversed before.
     burned
         What an entry that is to be reversed took of each grant, given back or not.
+    ours
+        Whether the accounts may be changed in place, because nobody else needs them as they were.
     """
 
     now: datetime
@@ -78,6 +80,7 @@ class Book:
     groups: Mapping[int, Sequence[Entry]] = field(default_factory=dict)
     reversed: Mapping[int, int] = field(default_factory=dict)
     burned: Mapping[int, Mapping[int, int]] = field(default_factory=dict)
+    ours: bool = False
 
 
 @dataclass(slots=True)
@@ -179,25 +182,16 @@ class Hand:
             account = copy_of(self._parent.account(key))
             self.accounts[key] = account
             return account
-        loaded = self.book.accounts.get(key)
-        now = self.book.now
-        if loaded is None:
-            account = Account(*key, changed_on=now)
-            self.accounts[key] = account
-            return account
+        book = self.book
+        account = book.accounts.get(key) or Account(*key)
+        if not book.ours:
+            account = copy_of(account)
         # A clock that was set back does not make an account's time run backwards.
-        changed_on = loaded.changed_on
-        account = Account(
-            loaded.owner_id,
-            loaded.asset,
-            loaded.posted,
-            loaded.held,
-            loaded.floor,
-            now if changed_on is None or changed_on <= now else changed_on.astimezone(UTC),
-            loaded.expiring,
-            loaded.due_on,
-            loaded.whole,
-        )
+        changed_on = account.changed_on
+        if changed_on is None or changed_on <= book.now:
+            account.changed_on = book.now
+        else:
+            account.changed_on = changed_on.astimezone(UTC)
         self.accounts[key] = account
         if account.due_on is not None and account.due_on <= time_of(account):
             self._settle(key, account, time_of(account))

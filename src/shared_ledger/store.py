@@ -221,7 +221,7 @@ class Store:
                 for row in lock.fetchall():
                     accounts[row[0], asset] = account_of(row, asset)
             now, ids = reserved.fetchall()[0]
-            book = Book(utc(now), self._ids(ids), accounts)
+            book = Book(utc(now), self._ids(ids), accounts, ours=plain)
             self._rows.complete(book, commands, careful=careful, plain=plain)
         self._opened = set()
         self.plain = (
