@@ -44,11 +44,12 @@ _INSTANT = timedelta(microseconds=1)
 _EARLIEST = datetime.min.replace(tzinfo=UTC)
 
 # low: an entry that took effect by then, or none; nothing after high did. Ids between are halved.
+# Compared as rows, so that whatever the statistics say no other index than the history's will do.
 _LAST_BY = """
 with recursive search (low, high) as (
-    select min(id) - 1, max(id)
-    from {entries}
-    where owner_id = :owner_id and asset = :asset
+    select
+        (select min(id) - 1 from {entries} where owner_id = :owner_id and asset = :asset),
+        (select max(id) from {entries} where owner_id = :owner_id and asset = :asset)
     union all
     select case when at <= :at then probe.id else low end,
         case when at <= :at then high else (low + high + 1) / 2 - 1 end
@@ -56,8 +57,9 @@ with recursive search (low, high) as (
     left join lateral (
         select id, coalesce(effective_on, created_on) as at
         from {entries}
-        where owner_id = :owner_id and asset = :asset and id between (low + high + 1) / 2 and high
-        order by id
+        where (owner_id, asset, id) >= (:owner_id, :asset, (low + high + 1) / 2)
+            and (owner_id, asset, id) <= (:owner_id, :asset, high)
+        order by owner_id, asset, id
         limit 1
     ) as probe on true
     where low < high
