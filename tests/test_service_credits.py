@@ -1300,7 +1300,8 @@ def test_no_bytes_are_ever_answered_with_a_failure(cluster: Cluster, schema: str
         )
         @settings(max_examples=150)
         def answers(path: str, content: bytes, start: bytes) -> None:
-            assert 400 <= request("POST", path, content=start + content).status_code < 500
+            # Not all are refused: "]}" makes an empty batch of the start.
+            assert request("POST", path, content=start + content).status_code < 500
 
         answers()
 

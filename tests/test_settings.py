@@ -7,12 +7,15 @@ from pathlib import Path
 import pytest
 
 from shared_ledger.errors import ConfigurationError
-from shared_ledger.settings import DEVELOPMENT_TOKEN, load_settings
+from shared_ledger.settings import DEVELOPMENT_SECRET_KEY, DEVELOPMENT_TOKEN, load_settings
 
 
 @pytest.fixture(autouse=True)
 def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("DATABASE_URL", "DB_HOST", "API_TOKEN", "ENVIRONMENT", "PORT", "HOST"):
+    for name in (
+        *("DATABASE_URL", "DB_HOST", "API_TOKEN", "ENVIRONMENT", "PORT", "HOST"),
+        *("SECRET_KEY", "SECRET_KEY_PREVIOUS", "TOKEN_LIFETIME_S"),
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
 
@@ -53,6 +56,7 @@ def test_a_file_named_env_is_read(tmp_path: Path) -> None:
         ("ENVIRONMENT", "prod", "ENVIRONMENT: Input should be 'development' or 'production'"),
         ("SHARED_LEDGER_SCHEMA", "a; drop", "SHARED_LEDGER_SCHEMA: the schema 'a; drop' is not"),
         ("API_TOKEN", "", "API_TOKEN is empty"),
+        ("TOKEN_LIFETIME_S", "0", "TOKEN_LIFETIME_S: is a number of seconds from 1 to 86400"),
     ],
 )
 def test_a_wrong_value_is_one_clear_line(
@@ -66,20 +70,61 @@ def test_a_wrong_value_is_one_clear_line(
     assert "hunter2" not in str(caught.value)
 
 
-@pytest.mark.parametrize("token", [None, DEVELOPMENT_TOKEN, "short"])
+GOOD = {
+    "API_TOKEN": "a-secret-of-its-own-0123",
+    "SECRET_KEY": "a-signing-key-of-its-own-0123456789",
+    "SECRET_KEY_PREVIOUS": "the-signing-key-of-before-0123456789",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "secret", "sentence"),
+    [
+        ("API_TOKEN", DEVELOPMENT_TOKEN, "API_TOKEN must be left out, or set"),
+        ("API_TOKEN", "fifteen-letters", "API_TOKEN must be left out, or set"),
+        ("API_TOKEN", GOOD["SECRET_KEY"], "API_TOKEN and SECRET_KEY must be two secrets"),
+        ("SECRET_KEY", None, "SECRET_KEY must be set"),
+        ("SECRET_KEY", "", "SECRET_KEY must be set"),
+        ("SECRET_KEY", DEVELOPMENT_SECRET_KEY, "SECRET_KEY must be set"),
+        ("SECRET_KEY", "x" * 31, "SECRET_KEY must be set"),
+        ("SECRET_KEY_PREVIOUS", DEVELOPMENT_SECRET_KEY, "SECRET_KEY_PREVIOUS must be set"),
+        ("SECRET_KEY_PREVIOUS", "x" * 31, "SECRET_KEY_PREVIOUS must be set"),
+    ],
+)
 def test_production_refuses_a_default_or_short_secret(
+    monkeypatch: pytest.MonkeyPatch, name: str, secret: str | None, sentence: str
+) -> None:
+    monkeypatch.setenv("ENVIRONMENT", "production")
+    for other, value in (GOOD | {name: secret}).items():
+        if value is not None:
+            monkeypatch.setenv(other, value)
+    with pytest.raises(ConfigurationError, match=sentence) as caught:
+        load_settings()
+    assert "\n" not in str(caught.value)
+    assert not secret or secret not in str(caught.value)
+
+
+def test_production_takes_secrets_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENVIRONMENT", "production")
+    for name, value in GOOD.items():
+        monkeypatch.setenv(name, value)
+    settings = load_settings()
+    assert settings.environment == "production"
+    for secret in GOOD.values():
+        assert secret not in repr(settings)
+
+
+@pytest.mark.parametrize("token", [None, ""])
+def test_production_has_no_key_of_the_configuration_unless_it_is_set(
     monkeypatch: pytest.MonkeyPatch, token: str | None
 ) -> None:
     monkeypatch.setenv("ENVIRONMENT", "production")
+    monkeypatch.setenv("SECRET_KEY", GOOD["SECRET_KEY"])
     if token is not None:
         monkeypatch.setenv("API_TOKEN", token)
-    with pytest.raises(ConfigurationError, match="API_TOKEN must be set"):
-        load_settings()
+    assert load_settings().api_token.get_secret_value() == ""
 
 
-def test_production_takes_a_secret_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ENVIRONMENT", "production")
-    monkeypatch.setenv("API_TOKEN", "a-secret-of-its-own-0123")
-    settings = load_settings()
-    assert settings.environment == "production"
-    assert "a-secret" not in repr(settings)
+def test_development_signs_with_a_key_that_survives_a_restart() -> None:
+    assert load_settings().secret_key == load_settings().secret_key
+    assert load_settings().secret_key.get_secret_value() == DEVELOPMENT_SECRET_KEY

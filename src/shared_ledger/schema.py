@@ -15,10 +15,13 @@ import sqlalchemy as sa
 from sqlalchemy import (
     DDL,
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
+    Date,
     DateTime,
     Index,
+    LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
     Sequence,
@@ -34,7 +37,7 @@ from shared_ledger.errors import ConfigurationError
 from shared_ledger.operations import LEDGER_OPERATIONS, SHARED_OPERATION_VALUES
 
 DEFAULT_SCHEMA = "ledger"
-REVISIONS = ("0001", "0002")
+REVISIONS = ("0001", "0002", "0003")
 """The book's migrations, oldest first; a test holds this against the migrations themselves."""
 
 # No application has this table: theirs are named "<application>_version".
@@ -140,6 +143,9 @@ class BookTables:
     burns: Table
     budgets: Table
     operations: Table
+    users: Table
+    api_keys: Table
+    key_issues: Table
     entry_ids: Sequence
 
 
@@ -356,6 +362,7 @@ def book_tables(schema: str = DEFAULT_SCHEMA) -> BookTables:
         PrimaryKeyConstraint("app", "operation", name="operations_pkey"),
         comment="Which application may post which operation; kept by its migrations.",
     )
+    users, api_keys, key_issues = _access_tables(metadata)
     for statement in (APPEND_ONLY_FUNCTION, APPEND_ONLY_TRIGGER):
         event.listen(
             entries,
@@ -363,8 +370,73 @@ def book_tables(schema: str = DEFAULT_SCHEMA) -> BookTables:
             DDL(statement.format(schema=schema).replace("%", "%%")),  # type: ignore[no-untyped-call]  # SQLAlchemy leaves it untyped
         )
     return BookTables(
-        schema, metadata, accounts, entries, holds, grants, burns, budgets, operations, entry_ids
+        schema=schema,
+        metadata=metadata,
+        accounts=accounts,
+        entries=entries,
+        holds=holds,
+        grants=grants,
+        burns=burns,
+        budgets=budgets,
+        operations=operations,
+        users=users,
+        api_keys=api_keys,
+        key_issues=key_issues,
+        entry_ids=entry_ids,
     )
+
+
+def _access_tables(metadata: MetaData) -> tuple[Table, Table, Table]:
+    """Make the tables of who may call."""
+    users = Table(
+        "users",
+        metadata,
+        Column("created_on", DateTime(timezone=True), nullable=False),
+        Column("is_admin", Boolean, nullable=False, server_default=sa.false()),
+        # In small letters: a name in other letters is the same name.
+        Column("folded", _IDENTIFIER, nullable=False),
+        Column("username", _IDENTIFIER, nullable=False),
+        Column("password_hash", Text, nullable=False),
+        PrimaryKeyConstraint("folded", name="users_pkey"),
+        CheckConstraint("folded = lower(username)", name="users_folded_check"),
+        comment="Who logs in; a user's name is the id of the account that he owns.",
+    )
+    api_keys = Table(
+        "api_keys",
+        metadata,
+        Column("daily_budget", BigInteger),
+        Column("created_on", DateTime(timezone=True), nullable=False),
+        Column("rotated_on", DateTime(timezone=True)),
+        Column("revoked_on", DateTime(timezone=True)),
+        Column("previous_until", DateTime(timezone=True)),
+        Column("id", _IDENTIFIER, nullable=False),
+        Column("name", _IDENTIFIER, nullable=False),
+        Column("created_by", _IDENTIFIER, nullable=False),
+        # Null: every application, every operation.
+        Column("app", _IDENTIFIER),
+        Column("operations", ARRAY(_IDENTIFIER)),
+        Column("digest", LargeBinary, nullable=False),
+        # The secret of before a rotation, for as long as it still opens.
+        Column("previous_digest", LargeBinary),
+        PrimaryKeyConstraint("id", name="api_keys_pkey"),
+        CheckConstraint("daily_budget >= 0", name="api_keys_budget_check"),
+        CheckConstraint(
+            "(previous_digest is null) = (previous_until is null)", name="api_keys_previous_check"
+        ),
+        comment="The keys of services; of a key's secret there is only a digest.",
+    )
+    key_issues = Table(
+        "key_issues",
+        metadata,
+        Column("issued", BigInteger, nullable=False),
+        Column("day", Date, nullable=False),
+        Column("key_id", _IDENTIFIER, nullable=False),
+        PrimaryKeyConstraint("key_id", "day", name="key_issues_pkey"),
+        CheckConstraint("issued >= 0", name="key_issues_issued_check"),
+        comment="What a key that has a daily budget gave to owners on a UTC day.",
+        postgresql_with={"fillfactor": 50},
+    )
+    return users, api_keys, key_issues
 
 
 def select_entries(tables: BookTables) -> sa.Select[*tuple[Any, ...]]:

@@ -16,6 +16,10 @@ from shared_ledger.schema import DEFAULT_SCHEMA, checked_schema
 
 DEVELOPMENT_TOKEN = "secret-token"  # noqa: S105  # Known to everybody, and refused in production.
 MIN_TOKEN_LENGTH = 16
+# The same: what it signs is worth nothing. A fixed one, so that a restart ends nobody's session.
+DEVELOPMENT_SECRET_KEY = "development-only-and-known-to-everybody"  # noqa: S105
+MIN_SECRET_KEY_LENGTH = 32
+MAX_TOKEN_LIFETIME_S = 86_400
 MAX_PORT = 65535
 MAX_SWEEP_INTERVAL_S = 86_400
 
@@ -40,6 +44,12 @@ class Settings(BaseSettings):
 
     environment: Literal["development", "production"] = "development"
     api_token: SecretStr = SecretStr(DEVELOPMENT_TOKEN)
+    """A key that may do everything; in production there is none unless it is set."""
+    secret_key: SecretStr = SecretStr(DEVELOPMENT_SECRET_KEY)
+    """Signs the tokens of users."""
+    secret_key_previous: SecretStr = SecretStr("")
+    """What signed them before: still accepted, so that a new key ends nobody's session."""
+    token_lifetime_s: int = 1_800
     host: str = "127.0.0.1"
     port: int = 8000
     sweep_interval_s: float = 60
@@ -84,19 +94,53 @@ class Settings(BaseSettings):
             raise ValueError(f"is a number of seconds from 0 to {MAX_SWEEP_INTERVAL_S}")
         return seconds
 
+    @field_validator("token_lifetime_s")
+    @classmethod
+    def _is_lifetime(cls, seconds: int) -> int:
+        if not 1 <= seconds <= MAX_TOKEN_LIFETIME_S:
+            raise ValueError(f"is a number of seconds from 1 to {MAX_TOKEN_LIFETIME_S}")
+        return seconds
+
     @model_validator(mode="after")
     def _no_default_secret_in_production(self) -> Settings:
-        token = self.api_token.get_secret_value()
-        if self.environment == "production" and (
-            token == DEVELOPMENT_TOKEN or len(token) < MIN_TOKEN_LENGTH
-        ):
-            raise ValueError(
-                f"API_TOKEN must be set to a secret of at least {MIN_TOKEN_LENGTH} characters "
-                "in production"
-            )
-        if not token:
-            raise ValueError("API_TOKEN is empty")
+        if self.environment == "production":
+            self._check_secrets()
+        else:
+            if not self.api_token.get_secret_value():
+                raise ValueError("API_TOKEN is empty")
+            if not self.secret_key.get_secret_value():
+                self.secret_key = SecretStr(DEVELOPMENT_SECRET_KEY)
         return self
+
+    def _check_secrets(self) -> None:
+        """Raise for every secret that is too short, or known to everybody; no token is none."""
+        if "api_token" not in self.model_fields_set:
+            self.api_token = SecretStr("")
+        token = self.api_token.get_secret_value()
+        problems = []
+        if token and (token == DEVELOPMENT_TOKEN or len(token) < MIN_TOKEN_LENGTH):
+            problems.append(
+                "API_TOKEN must be left out, or set to a secret of at least "
+                f"{MIN_TOKEN_LENGTH} characters, in production"
+            )
+        key = self.secret_key.get_secret_value()
+        previous = self.secret_key_previous.get_secret_value()
+        for name, secret, needed in (
+            ("SECRET_KEY", key, True),
+            ("SECRET_KEY_PREVIOUS", previous, False),
+        ):
+            if (needed or secret) and (
+                secret in (DEVELOPMENT_SECRET_KEY, DEVELOPMENT_TOKEN)
+                or len(secret) < MIN_SECRET_KEY_LENGTH
+            ):
+                problems.append(
+                    f"{name} must be set to a secret of at least {MIN_SECRET_KEY_LENGTH} "
+                    "characters in production"
+                )
+        if token and token in (key, previous):
+            problems.append("API_TOKEN and SECRET_KEY must be two secrets")
+        if problems:
+            raise ValueError("; ".join(problems))
 
 
 def _sentence(check: Callable[[str], object], value: str) -> None:

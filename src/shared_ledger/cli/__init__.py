@@ -19,10 +19,12 @@ from shared_ledger.cli import (
     expiring,
     holding,
     importing,
+    keys,
     moving,
     posting,
     serving,
     statement,
+    users,
 )
 from shared_ledger.cli.group import OneLineErrors
 
@@ -98,6 +100,9 @@ _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
 for _panel, _commands in _COMMANDS.items():
     for _name, _command in _commands.items():
         app.command(_name, rich_help_panel=_panel)(_command)
+
+app.add_typer(keys.app, name="key", rich_help_panel="Say who may call")
+app.add_typer(users.app, name="user", rich_help_panel="Say who may call")
 
 
 def main() -> None:

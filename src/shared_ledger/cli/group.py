@@ -84,5 +84,16 @@ def _failure(error: Exception) -> str:
 
 
 _SERVICE_MODULES = frozenset(
-    {"fastapi", "httptools", "prometheus_client", "starlette", "structlog", "uvicorn", "uvloop"}
+    {
+        "argon2",
+        "fastapi",
+        "httptools",
+        "jwt",
+        "prometheus_client",
+        "pwdlib",
+        "starlette",
+        "structlog",
+        "uvicorn",
+        "uvloop",
+    }
 )

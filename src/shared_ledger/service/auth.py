@@ -1,29 +1,72 @@
-"""Who may call: services, by the key in the header ``x-token``."""
+"""Who calls: a service by its key in the header ``x-token``, a user by his token.
+
+A user's token comes as RFC 6750 has it: ``Authorization: Bearer …``.
+"""
 
 from __future__ import annotations
 
-import hmac
+import logging
 
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-HEADER = "x-token"
-_RAW_HEADER = HEADER.encode()
+from shared_ledger.access.callers import Caller
+from shared_ledger.access.gate import Gate
+from shared_ledger.access.refusals import CredentialsRefused
+from shared_ledger.service.problems import KEY_HEADER
+
+BEARER = "bearer"
+
+_RAW_HEADER = KEY_HEADER.encode()
+_RAW_BEARER = b"bearer "
+
+_log = logging.getLogger("shared_ledger.service")
 
 
-def require_service(request: Request) -> None:
-    """Let the request pass if it carries the service's key.
+def gate_of(request: Request) -> Gate:
+    """Return the gate of the application that serves a request."""
+    gate: Gate = request.app.state.gate
+    return gate
+
+
+async def caller_of(request: Request) -> Caller:
+    """Return who calls.
 
     Raises
     ------
-    HTTPException
-        401 without a key or with a wrong one.
+    CredentialsRefused
+        Without credentials, with wrong ones, or with more than one.
     """
-    given = next((value for name, value in request.scope["headers"] if name == _RAW_HEADER), b"")
-    # Compared in constant time: the time an answer takes must not tell how much was right.
-    if not hmac.compare_digest(given, request.app.state.token):
-        raise HTTPException(
-            401,
-            f"the header {HEADER} is missing or wrong",
-            headers={"WWW-Authenticate": f'ApiKey realm="{HEADER}"'},
+    try:
+        return await _caller(request)
+    except CredentialsRefused as refused:
+        if refused.given:
+            # One line, and nothing in it that the caller wrote.
+            _log.warning(
+                "credentials refused: %s (%s %s, from %s)",
+                refused.reason,
+                request.method,
+                request.scope["route"].path,
+                request.client.host if request.client else "unknown",
+            )
+        raise
+
+
+async def _caller(request: Request) -> Caller:
+    key = authorization = None
+    for name, value in request.scope["headers"]:
+        # Given twice it is neither.
+        if name == _RAW_HEADER:
+            key = value if key is None else b""
+        elif name == b"authorization":
+            authorization = value if authorization is None else b""
+    if authorization is None:
+        if key is None:
+            raise CredentialsRefused("no credentials", given=False)
+        return await gate_of(request).service(key)
+    if key is not None:
+        raise CredentialsRefused(
+            "a key and a token", detail=f"send a bearer token or {KEY_HEADER}, not both"
         )
+    if authorization[: len(_RAW_BEARER)].lower() != _RAW_BEARER:
+        raise CredentialsRefused("an authorization that is no bearer token")
+    return await gate_of(request).user(authorization[len(_RAW_BEARER) :].strip())

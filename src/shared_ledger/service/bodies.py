@@ -110,6 +110,34 @@ class ReleaseBody(msgspec.Struct, forbid_unknown_fields=True):
     nonce: str
 
 
+class RegisterBody(msgspec.Struct, forbid_unknown_fields=True):
+    """The name and the password of a new user."""
+
+    username: str
+    password: str
+
+    def __repr__(self) -> str:
+        return f"RegisterBody({self.username!r})"
+
+
+class KeyBody(msgspec.Struct, forbid_unknown_fields=True):
+    """What a key is for: without `application` the one that is served here, null is every one.
+
+    Without `operations` it is for all of them; `TRANSFER` is one, too.
+    """
+
+    name: str
+    application: str | msgspec.UnsetType | None = msgspec.UNSET
+    operations: list[str] | None = None
+    daily_budget: int | None = None
+
+
+class RotateBody(msgspec.Struct, forbid_unknown_fields=True):
+    """For how many seconds the old secret still opens: by default it does not."""
+
+    grace_s: int = 0
+
+
 BODIES = (
     PostBody,
     BatchBody,
@@ -120,6 +148,9 @@ BODIES = (
     HoldBody,
     CaptureBody,
     ReleaseBody,
+    RegisterBody,
+    KeyBody,
+    RotateBody,
 )
 
 decode_body = msgspec.json.Decoder(PostBody).decode
@@ -130,6 +161,9 @@ decode_reverse = msgspec.json.Decoder(ReverseBody).decode
 decode_hold = msgspec.json.Decoder(HoldBody).decode
 decode_capture = msgspec.json.Decoder(CaptureBody).decode
 decode_release = msgspec.json.Decoder(ReleaseBody).decode
+decode_register = msgspec.json.Decoder(RegisterBody).decode
+decode_key = msgspec.json.Decoder(KeyBody).decode
+decode_rotate = msgspec.json.Decoder(RotateBody).decode
 
 
 async def read_json(

@@ -7,11 +7,12 @@ from typing import Any
 
 import msgspec
 
+from shared_ledger.access.keys import ApiKey
 from shared_ledger.book import Balance, Entry, Grant, Hold, Page, Quote, Statement
 from shared_ledger.operations import INT64_MAX
 from shared_ledger.queries import MAX_PAGE
 from shared_ledger.service.answers import JSON, SHOWN
-from shared_ledger.service.auth import HEADER
+from shared_ledger.service.auth import BEARER
 from shared_ledger.service.bodies import BODIES, MAX_BATCH
 from shared_ledger.service.examples import (
     BALANCE_NOW,
@@ -39,16 +40,34 @@ from shared_ledger.service.examples import (
     TRANSFER_BODY,
     TRANSFERRED,
 )
-from shared_ledger.service.problems import PROBLEM_JSON
+from shared_ledger.service.problems import KEY_HEADER, PROBLEM_JSON
 
 Docs = dict[str, Any]
 
-TOKEN: list[dict[str, list[str]]] = [{HEADER: []}]
+CREDENTIALS: list[dict[str, list[str]]] = [{KEY_HEADER: []}, {BEARER: []}]
+"""Either of them: the key of a service, or the token of a user."""
+
+SECURITY_SCHEMES: Docs = {
+    KEY_HEADER: {
+        "type": "apiKey",
+        "in": "header",
+        "name": KEY_HEADER,
+        "description": "The key of a service.",
+    },
+    BEARER: {
+        "type": "oauth2",
+        "description": "The token of a user; in Swagger's form leave the client's fields empty.",
+        "flows": {"password": {"tokenUrl": "auth/token", "scopes": {}}},
+    },
+}
+
 _REPLAYED = {"replayed": True}
 _PROBLEM = {"content": {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
 
 _READ_PROBLEMS = (
     HTTPStatus.UNAUTHORIZED,
+    HTTPStatus.FORBIDDEN,
+    HTTPStatus.NOT_FOUND,
     HTTPStatus.UNPROCESSABLE_ENTITY,
     HTTPStatus.SERVICE_UNAVAILABLE,
 )
@@ -61,20 +80,24 @@ _POST_PROBLEMS = (
 )
 
 
-def _reference(schema: str) -> Docs:
+def reference(schema: str) -> Docs:
+    """Refer to a schema."""
     return {"$ref": f"#/components/schemas/{schema}"}
 
 
-def _answer(description: str, schema: str, example: Docs) -> Docs:
-    content = {"schema": _reference(schema), "example": example}
+def answered(description: str, schema: str, example: Docs) -> Docs:
+    """Describe a good answer."""
+    content = {"schema": reference(schema), "example": example}
     return {"description": description, "content": {JSON: content}}
 
 
-def _problems(*statuses: HTTPStatus) -> Docs:
+def problems(*statuses: HTTPStatus) -> Docs:
+    """Describe what may go wrong."""
     return {str(int(status)): {"description": status.phrase, **_PROBLEM} for status in statuses}
 
 
-def _in_path(name: str, schema: Docs, example: object) -> Docs:
+def in_path(name: str, schema: Docs, example: object) -> Docs:
+    """Describe a parameter in the path."""
     return {"name": name, "in": "path", "required": True, "schema": schema, "example": example}
 
 
@@ -94,54 +117,54 @@ def _in_query(
 _TEXT: Docs = {"type": "string", "minLength": 1, "maxLength": 255}
 _TIME: Docs = {"type": "string", "format": "date-time"}
 _ID: Docs = {"type": "integer", "minimum": 1, "maximum": INT64_MAX}
-_OWNER = _in_path("owner_id", _TEXT, "user1")
-_HOLD_ID = _in_path("hold_id", _ID, HELD["id"])
-_ENTRY_ID = _in_path("entry_id", _ID, ENTRY["id"])
+_OWNER = in_path("owner_id", _TEXT, "user1")
+_HOLD_ID = in_path("hold_id", _ID, HELD["id"])
+_ENTRY_ID = in_path("entry_id", _ID, ENTRY["id"])
 _ASSET = _in_query("asset", "Of what.", _TEXT | {"default": "credits"}, "credits")
 _AT = _in_query("at", "As of when (RFC 3339, with a time zone).", _TIME, EARLIER)
 
 
 def _reading(
-    description: str, schema: str, example: Docs, *parameters: Docs, problems: Docs | None = None
+    description: str, schema: str, example: Docs, *parameters: Docs, more: Docs | None = None
 ) -> Docs:
     return {
-        "security": TOKEN,
+        "security": CREDENTIALS,
         "parameters": list(parameters),
         "responses": {
-            "200": _answer(description, schema, example),
-            **_problems(*_READ_PROBLEMS),
-            **(problems or {}),
+            "200": answered(description, schema, example),
+            **problems(*_READ_PROBLEMS),
+            **(more or {}),
         },
     }
 
 
 def _posting(
-    body: str, example: Docs, answers: Docs, *parameters: Docs, problems: Docs | None = None
+    body: str, example: Docs, answers: Docs, *parameters: Docs, more: Docs | None = None
 ) -> Docs:
-    content = {"schema": _reference(body), "example": example}
+    content = {"schema": reference(body), "example": example}
     return {
-        "security": TOKEN,
+        "security": CREDENTIALS,
         "parameters": list(parameters),
         "requestBody": {"required": True, "content": {JSON: content}},
-        "responses": {**answers, **_problems(*_POST_PROBLEMS), **(problems or {})},
+        "responses": {**answers, **problems(*_POST_PROBLEMS), **(more or {})},
     }
 
 
 def _written(schema: str, what: str, example: Docs) -> Docs:
     return {
-        "201": _answer(f"{what}, written now", schema, example),
-        "200": _answer(f"{what}, written before", schema, example | _REPLAYED),
+        "201": answered(f"{what}, written now", schema, example),
+        "200": answered(f"{what}, written before", schema, example | _REPLAYED),
     }
 
 
-_NOT_FOUND = _problems(HTTPStatus.NOT_FOUND)
+_NOT_FOUND = problems(HTTPStatus.NOT_FOUND)
 
 POST = _posting("PostBody", POST_BODY, _written("PostedEntry", "The entry", ENTRY))
 BATCH = _posting(
     "BatchBody",
     BATCH_BODY,
     {
-        "200": _answer(
+        "200": answered(
             "A result for each, in order",
             "BatchResults",
             {"results": [ENTRY | {"status": 201}, SHORT]},
@@ -159,26 +182,26 @@ REVERSE = _posting(
     REVERSE_BODY,
     _written("PostedEntries", "The entry that takes it back; of a transfer both", REVERSED),
     _ENTRY_ID,
-    problems=_NOT_FOUND,
+    more=_NOT_FOUND,
 )
-QUOTE = _posting("PostBody", QUOTE_BODY, {"200": _answer("What it would do", "Quote", QUOTED)})
+QUOTE = _posting("PostBody", QUOTE_BODY, {"200": answered("What it would do", "Quote", QUOTED)})
 PLACE = _posting("HoldBody", PLACE_BODY, _written("PostedHold", "The hold", HELD))
 CAPTURE = _posting(
     "CaptureBody",
     CAPTURE_BODY,
     _written("PostedEntry", "The entry", CAPTURED),
     _HOLD_ID,
-    problems=_NOT_FOUND,
+    more=_NOT_FOUND,
 )
 RELEASE = _posting(
     "ReleaseBody",
     RELEASE_BODY,
     _written("PostedHold", "The hold", RELEASED),
     _HOLD_ID,
-    problems=_NOT_FOUND,
+    more=_NOT_FOUND,
 )
 _SHOWN_HOLD = {name: value for name, value in HELD.items() if name != "replayed"}
-HOLD = _reading("The hold", "Hold", _SHOWN_HOLD, _HOLD_ID, problems=_NOT_FOUND)
+HOLD = _reading("The hold", "Hold", _SHOWN_HOLD, _HOLD_ID, more=_NOT_FOUND)
 LEDGER = _reading("What the owner has", "Balance", BALANCE_NOW, _OWNER, _AT, _ASSET)
 BALANCE = _reading("The balance", "BalanceOnly", {"owner_id": "user1", "balance": 3}, _OWNER)
 ENTRIES = _reading(
@@ -222,7 +245,7 @@ STATEMENT["responses"]["200"]["content"]["text/csv"] = {
 def schemas() -> Docs:
     """Return the JSON schemas that the routes' documentation refers to."""
     _, components = msgspec.json.schema_components(
-        (*BODIES, Entry, Balance, Grant, Hold, Page, Quote, Statement),
+        (*BODIES, Entry, Balance, Grant, Hold, Page, Quote, Statement, ApiKey),
         ref_template="#/components/schemas/{name}",
     )
     hold = components["Hold"]
@@ -232,7 +255,7 @@ def schemas() -> Docs:
     balance = components["Balance"]["properties"]
     balance["at"] = _TIME
     entries = components["BatchBody"]["properties"]["entries"]
-    entries.update(items=_reference("PostBody"), maxItems=MAX_BATCH)
+    entries.update(items=reference("PostBody"), maxItems=MAX_BATCH)
     components["BalanceOnly"] = _object(
         "BalanceOnly", {name: balance[name] for name in ("owner_id", "balance")}
     )
@@ -247,6 +270,7 @@ def schemas() -> Docs:
     )
     components["Grants"] = _object("Grants", {"grants": _list("Grant")})
     components["Holds"] = _object("Holds", {"holds": _list("Hold")})
+    components.update(_access_schemas(components["ApiKey"]))
     components["Problem"] = {
         **_object(
             "Problem",
@@ -263,6 +287,33 @@ def schemas() -> Docs:
     return components
 
 
+def _access_schemas(api_key: Docs) -> Docs:
+    """Return the schemas of users and keys."""
+    yes: Docs = {"type": "boolean"}
+    user: Docs = {"username": _TEXT, "owner_id": _TEXT, "is_admin": yes}
+    password: Docs = {"type": "string", "format": "password"}
+    return {
+        "User": _object("User", user | {"created_on": _TIME}),
+        "LogIn": _object("LogIn", {"username": _TEXT, "password": password}),
+        "Token": _object(
+            "Token",
+            {
+                "access_token": {"type": "string"},
+                "token_type": {"const": "bearer"},
+                "expires_in": {"type": "integer", "description": "In seconds."},
+            },
+        ),
+        # The other fields say what a user is, or what a key is for.
+        "Me": _object(
+            "Me",
+            {"kind": {"enum": ["user", "service", "administrator"]}, "name": _TEXT},
+        )
+        | {"additionalProperties": True},
+        "ApiKeys": _object("ApiKeys", {"keys": _list("ApiKey")}),
+        "KeyWithSecret": _with("KeyWithSecret", api_key, {"key": {"type": "string"}}),
+    }
+
+
 def _object(title: str, properties: Docs) -> Docs:
     return {
         "type": "object",
@@ -273,7 +324,7 @@ def _object(title: str, properties: Docs) -> Docs:
 
 
 def _list(*of: str) -> Docs:
-    kinds = [_reference(schema) for schema in of]
+    kinds = [reference(schema) for schema in of]
     return {"type": "array", "items": kinds[0] if len(kinds) == 1 else {"anyOf": kinds}}
 
 

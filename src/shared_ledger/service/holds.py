@@ -8,7 +8,7 @@ from starlette.responses import Response
 from shared_ledger.book import CaptureHold, ReleaseHold
 from shared_ledger.service import documentation as docs
 from shared_ledger.service.answers import answer, answer_entry, answer_hold, ledger_of, shown
-from shared_ledger.service.auth import require_service
+from shared_ledger.service.authorisation import check_hold, check_posting, permitted
 from shared_ledger.service.bodies import (
     decode_capture,
     decode_hold,
@@ -27,17 +27,20 @@ one_hold = APIRouter(tags=["holds"])
 
 async def place_hold(request: Request) -> Response:
     """Reserve credits for an operation that takes some, until they are captured or released."""
-    require_service(request)
+    permit = await permitted(request)
     body = await read_json(request, decode_hold)
     ledger = ledger_of(request)
-    return answer_hold(await ledger.apost(place_of(ledger.application, body)))
+    place = place_of(ledger.application, body)
+    check_posting(request, permit, place)
+    return answer_hold(await ledger.apost(place))
 
 
 async def get_hold(request: Request) -> Response:
     """Show a hold of this application, as it is now."""
-    require_service(request)
+    permit = await permitted(request)
     query(request)
     hold_id = number("hold_id", request.path_params["hold_id"])
+    await check_hold(request, permit, hold_id, read=True)
     return answer(shown(await ledger_of(request).ahold(hold_id)))
 
 
@@ -46,18 +49,20 @@ async def capture_hold(request: Request) -> Response:
 
     This ends the hold and releases the rest, unless `final` is false.
     """
-    require_service(request)
+    permit = await permitted(request)
     hold_id = number("hold_id", request.path_params["hold_id"])
     body = await read_json(request, decode_capture)
+    await check_hold(request, permit, hold_id)
     capture = CaptureHold(hold_id, body.nonce, body.amount, body.final, body.metadata)
     return answer_entry(await ledger_of(request).apost(capture))
 
 
 async def release_hold(request: Request) -> Response:
     """End a hold: what is left of it becomes available again."""
-    require_service(request)
+    permit = await permitted(request)
     hold_id = number("hold_id", request.path_params["hold_id"])
     body = await read_json(request, decode_release)
+    await check_hold(request, permit, hold_id)
     return answer_hold(await ledger_of(request).apost(ReleaseHold(hold_id, body.nonce)))
 
 

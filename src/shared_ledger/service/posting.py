@@ -8,10 +8,12 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from shared_ledger.access.refusals import AccessRefusal
 from shared_ledger.book import Outcome, Posted, Posting, Reversal, Transfer
 from shared_ledger.commands import command_of
 from shared_ledger.errors import BatchRefused, InvalidPosting, NonceReused, Refusal
 from shared_ledger.operations import Application
+from shared_ledger.service import budgets
 from shared_ledger.service import documentation as docs
 from shared_ledger.service.answers import (
     answer,
@@ -21,7 +23,15 @@ from shared_ledger.service.answers import (
     ledger_of,
     with_fields,
 )
-from shared_ledger.service.auth import require_service
+from shared_ledger.service.auth import gate_of
+from shared_ledger.service.authorisation import (
+    Permit,
+    check_group,
+    check_posting,
+    check_reversal,
+    check_transfer,
+    permitted,
+)
 from shared_ledger.service.bodies import (
     MAX_BATCH,
     MAX_BATCH_BYTES,
@@ -40,6 +50,8 @@ from shared_ledger.service.direct import DirectRoute
 from shared_ledger.service.parameters import number
 from shared_ledger.service.problems import described, problem_of
 
+_AnyRefusal = Refusal | AccessRefusal
+
 router = APIRouter(route_class=DirectRoute, tags=["ledger"])
 
 
@@ -50,40 +62,44 @@ async def post_batch(request: Request) -> Response:
     `status`: one that is refused does not hurt the others. With `atomic` nothing is posted if one
     is refused, and the answer is the problem of the first, whose `position` (from 0) says which.
     """
-    require_service(request)
+    permit = await permitted(request)
     body = await read_json(request, decode_batch, MAX_BATCH_BYTES)
     if len(body.entries) > MAX_BATCH:
         raise InvalidPosting("entries", f"are at most {MAX_BATCH}, not {len(body.entries)}")
     ledger = ledger_of(request)
-    asked = _asked(ledger.application, body)
+    asked = _asked(request, permit, body)
     postings = [posting for posting in asked if isinstance(posting, Posting)]
+    gate = gate_of(request)
     if not body.atomic:
-        outcomes = iter(await ledger.apost_batch(postings))
+        outcomes = iter(await budgets.post_batch(ledger, gate, permit.caller, postings))
         return answer_results(
-            [_result(one if isinstance(one, Refusal) else next(outcomes)) for one in asked]
+            [_result(next(outcomes) if isinstance(one, Posting) else one) for one in asked]
         )
     if len(postings) < len(asked):
         return _refuse_all([_checked(ledger.application, one) for one in asked])
-    together = await ledger.apost_batch(postings, atomic=True)
-    if any(isinstance(outcome, Refusal) for outcome in together):
+    together = await budgets.post_batch(ledger, gate, permit.caller, postings, atomic=True)
+    if not all(isinstance(outcome, Posted) for outcome in together):
         return _refuse_all(together)
     return answer_results([_result(outcome) for outcome in together])
 
 
-def _asked(application: Application[Any], body: BatchBody) -> list[Posting[Any] | Refusal]:
-    """Return a batch's postings, and a refusal in the place of each that is none."""
-    asked: list[Posting[Any] | Refusal] = []
+def _asked(request: Request, permit: Permit, body: BatchBody) -> list[Posting[Any] | _AnyRefusal]:
+    """Return a batch's postings, and a refusal in the place of each that is none, or not his."""
+    application = ledger_of(request).application
+    asked: list[Posting[Any] | _AnyRefusal] = []
     for raw in body.entries:
         try:
-            asked.append(posting_of(application, decoded(decode_body, raw)))
-        except InvalidPosting as refusal:
+            posting = posting_of(application, decoded(decode_body, raw))
+            check_posting(request, permit, posting)
+            asked.append(posting)
+        except (Refusal, AccessRefusal) as refusal:
             asked.append(refusal)
     return asked
 
 
-def _checked(application: Application[Any], one: Posting[Any] | Refusal) -> Refusal | None:
+def _checked(application: Application[Any], one: Posting[Any] | _AnyRefusal) -> _AnyRefusal | None:
     """Tell whether a posting would be refused whatever the book holds."""
-    if isinstance(one, Refusal):
+    if not isinstance(one, Posting):
         return one
     try:
         command_of(application, one)
@@ -92,18 +108,18 @@ def _checked(application: Application[Any], one: Posting[Any] | Refusal) -> Refu
     return None
 
 
-def _refuse_all(outcomes: Sequence[Outcome | None]) -> Response:
+def _refuse_all(outcomes: Sequence[Outcome | AccessRefusal | None]) -> Response:
     """Answer with the first refusal that is not another's consequence."""
     position, refusal = next(
         (position, outcome)
         for position, outcome in enumerate(outcomes)
-        if isinstance(outcome, Refusal) and not isinstance(outcome, BatchRefused)
+        if isinstance(outcome, _AnyRefusal) and not isinstance(outcome, BatchRefused)
     )
     return problem_of(refusal, position=position)
 
 
-def _result(outcome: Outcome) -> bytes:
-    if isinstance(outcome, Refusal):
+def _result(outcome: Outcome | AccessRefusal) -> bytes:
+    if not isinstance(outcome, Posted):
         return encode(described(outcome))
     if outcome.replayed:
         return with_fields(outcome.entry, b'"status":200,"replayed":true')
@@ -115,11 +131,13 @@ async def post_group(request: Request) -> Response:
 
     They are applied in order, so that one may spend what another gave before it.
     """
-    require_service(request)
+    permit = await permitted(request)
     body = await read_json(request, decode_group, MAX_BATCH_BYTES)
     ledger = ledger_of(request)
     try:
-        posted: Posted = await ledger.apost(group_of(ledger.application, body))
+        group = group_of(ledger.application, body)
+        check_group(request, permit, group)
+        posted: Posted = await budgets.post(ledger, gate_of(request), permit.caller, group)
     except (InvalidPosting, NonceReused) as refusal:
         # The ledger's word for them is another.
         if refusal.field.startswith("parts"):
@@ -130,8 +148,9 @@ async def post_group(request: Request) -> Response:
 
 async def post_transfer(request: Request) -> Response:
     """Move credits from one owner to another; those that expire keep their expiry."""
-    require_service(request)
+    permit = await permitted(request)
     body = await read_json(request, decode_transfer)
+    check_transfer(permit, body.source)
     transfer = Transfer(
         source=body.source,
         destination=body.destination,
@@ -149,9 +168,10 @@ async def reverse_entry(request: Request) -> Response:
     A spend goes back to the credits that paid for it. A gain that was spent already is refused, or
     with `allow_debt` taken into a negative balance.
     """
-    require_service(request)
+    permit = await permitted(request)
     entry_id = number("entry_id", request.path_params["entry_id"])
     body = await read_json(request, decode_reverse)
+    await check_reversal(request, permit, entry_id)
     reversal = Reversal(entry_id, body.nonce, body.amount, body.allow_debt, body.metadata)
     return answer_entries(await ledger_of(request).apost(reversal))
 
@@ -161,10 +181,12 @@ async def quote_entry(request: Request) -> Response:
 
     Ids of entries that are not written are counted from 1.
     """
-    require_service(request)
+    permit = await permitted(request)
     body = await read_json(request, decode_body)
     ledger = ledger_of(request)
-    return answer(await ledger.aquote(posting_of(ledger.application, body)))
+    posting = posting_of(ledger.application, body)
+    check_posting(request, permit, posting)
+    return answer(await ledger.aquote(posting))
 
 
 router.add_api_route(

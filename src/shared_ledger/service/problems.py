@@ -11,6 +11,16 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from shared_ledger.access.refusals import (
+    AccessRefusal,
+    CredentialsRefused,
+    KeyBudgetSpent,
+    KeyNotFound,
+    NotAllowed,
+    OwnerNotFound,
+    TooManyAttempts,
+    UsernameTaken,
+)
 from shared_ledger.errors import (
     AccountBusy,
     AlreadyClaimed,
@@ -33,6 +43,9 @@ from shared_ledger.errors import (
 
 PROBLEM_JSON = "application/problem+json"
 RETRY_AFTER_S = 1
+KEY_HEADER = "x-token"
+CHALLENGE = f'Bearer realm="shared-ledger", ApiKey realm="{KEY_HEADER}"'
+"""What an answer 401 asks for (RFC 9110, 11.6.1): a user's token, or the key of a service."""
 
 _STATUS: tuple[tuple[type[LedgerError], HTTPStatus], ...] = (
     (InsufficientCredits, HTTPStatus.PAYMENT_REQUIRED),
@@ -46,6 +59,13 @@ _STATUS: tuple[tuple[type[LedgerError], HTTPStatus], ...] = (
     (EntryNotFound, HTTPStatus.NOT_FOUND),
     (NotReversible, HTTPStatus.CONFLICT),
     (ReversalExceedsEntry, HTTPStatus.CONFLICT),
+    (NotAllowed, HTTPStatus.FORBIDDEN),
+    (KeyBudgetSpent, HTTPStatus.FORBIDDEN),
+    (OwnerNotFound, HTTPStatus.NOT_FOUND),
+    (UsernameTaken, HTTPStatus.CONFLICT),
+    (KeyNotFound, HTTPStatus.NOT_FOUND),
+    (CredentialsRefused, HTTPStatus.UNAUTHORIZED),
+    (TooManyAttempts, HTTPStatus.TOO_MANY_REQUESTS),
     (AccountBusy, HTTPStatus.SERVICE_UNAVAILABLE),
     (Refusal, HTTPStatus.UNPROCESSABLE_ENTITY),
     (LedgerOverloaded, HTTPStatus.SERVICE_UNAVAILABLE),
@@ -81,6 +101,10 @@ def problem_of(error: LedgerError, **data: Any) -> Response:
     headers = None
     if content["status"] == HTTPStatus.SERVICE_UNAVAILABLE:
         headers = {"Retry-After": str(RETRY_AFTER_S)}
+    elif isinstance(error, TooManyAttempts):
+        headers = {"Retry-After": str(error.retry_after_s)}
+    elif isinstance(error, CredentialsRefused):
+        headers = {"WWW-Authenticate": CHALLENGE}
     return _response(content | data, headers)
 
 
@@ -90,8 +114,12 @@ def described(error: LedgerError) -> dict[str, Any]:
         (status for kind, status in _STATUS if isinstance(error, kind)),
         HTTPStatus.INTERNAL_SERVER_ERROR,
     )
-    if isinstance(error, Refusal):
+    if isinstance(error, Refusal | AccessRefusal):
         return _members(status, error.code, str(error), **error.data())
+    if isinstance(error, CredentialsRefused):
+        return _members(status, "unauthorized", str(error))
+    if isinstance(error, TooManyAttempts):
+        return _members(status, "too_many_attempts", str(error), retry_after_s=error.retry_after_s)
     # What else goes wrong is the operator's affair: the log has it, the caller need not.
     code = "overloaded" if isinstance(error, LedgerOverloaded) else "unavailable"
     detail = str(error) if isinstance(error, LedgerOverloaded) else (type(error).__doc__ or "")

@@ -13,7 +13,7 @@ from shared_ledger.errors import InvalidPosting
 from shared_ledger.operations import CREDITS
 from shared_ledger.service import documentation as docs
 from shared_ledger.service.answers import JSON, answer, encode, ledger_of, shown, with_fields
-from shared_ledger.service.auth import require_service
+from shared_ledger.service.authorisation import permitted
 from shared_ledger.service.direct import DirectRoute
 from shared_ledger.service.parameters import moment, number, query, required
 from shared_ledger.statements import statement_csv
@@ -45,7 +45,7 @@ async def get_entries(request: Request) -> Response:
     `cursor` fetches the next page; it is null in the last one. With `at` only what had taken effect
     by then is shown.
     """
-    require_service(request)
+    await permitted(request)
     given = query(request, "limit", "cursor", "at", "asset")
     page = await ledger_of(request).ahistory(
         request.path_params["owner_id"],
@@ -59,7 +59,7 @@ async def get_entries(request: Request) -> Response:
 
 async def get_grants(request: Request) -> Response:
     """Show an owner's credits that expire, at most 1,000, in the order they are spent."""
-    require_service(request)
+    await permitted(request)
     asset = query(request, "asset").get("asset", CREDITS)
     grants = await ledger_of(request).agrants(request.path_params["owner_id"], asset=asset)
     return answer({"grants": grants})
@@ -67,7 +67,7 @@ async def get_grants(request: Request) -> Response:
 
 async def get_holds(request: Request) -> Response:
     """Show an owner's open holds of all applications, at most 1,000, the soonest expiry first."""
-    require_service(request)
+    await permitted(request)
     asset = query(request, "asset").get("asset", CREDITS)
     holds = await ledger_of(request).aholds(request.path_params["owner_id"], asset=asset)
     return answer({"holds": [shown(hold) for hold in holds]})
@@ -79,7 +79,7 @@ async def get_statement(request: Request) -> Response:
     `format=csv` gives a file for spreadsheets, in which the opening and the closing balance are
     rows of their own.
     """
-    require_service(request)
+    await permitted(request)
     given = query(request, "from", "to", "format", "asset")
     start = moment("from", required(given, "from"))
     end = moment("to", required(given, "to"))

@@ -6,10 +6,11 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from shared_ledger.operations import CREDITS
+from shared_ledger.service import budgets, holds, keys, posting, reading, users
 from shared_ledger.service import documentation as docs
-from shared_ledger.service import holds, posting, reading
 from shared_ledger.service.answers import JSON, answer_entry, encode, ledger_of
-from shared_ledger.service.auth import require_service
+from shared_ledger.service.auth import gate_of
+from shared_ledger.service.authorisation import check_posting, permitted
 from shared_ledger.service.bodies import decode_body, decoded, posting_of
 from shared_ledger.service.direct import DirectRoute, read_body
 
@@ -19,15 +20,27 @@ router = APIRouter(route_class=DirectRoute, tags=["ledger"])
 
 # What shows an owner's comes before what shows a hold: an owner may be called "holds", but no
 # hold's number is a word.
-ROUTERS = (router, posting.router, reading.router, holds.router, holds.one_hold)
+ROUTERS = (
+    router,
+    posting.router,
+    reading.router,
+    holds.router,
+    holds.one_hold,
+    users.router,
+    keys.router,
+)
 
 
 async def post_entry(request: Request) -> Response:
     """Post one operation. The same nonce and body again answer 200 with the first entry."""
-    require_service(request)
+    permit = await permitted(request)
     body = decoded(decode_body, await read_body(request))
     ledger = ledger_of(request)
-    return answer_entry(await ledger.apost(posting_of(ledger.application, body)))
+    posting = posting_of(ledger.application, body)
+    check_posting(request, permit, posting)
+    if permit.caller.daily_budget is not None:
+        return answer_entry(await budgets.post(ledger, gate_of(request), permit.caller, posting))
+    return answer_entry(await ledger.apost(posting))
 
 
 async def get_ledger(request: Request) -> Response:
@@ -35,7 +48,7 @@ async def get_ledger(request: Request) -> Response:
 
     With `at` what the owner had then, or will have then if nothing happens but expiry.
     """
-    require_service(request)
+    await permitted(request)
     if request.scope["query_string"]:
         return await reading.balance_as_asked(request)
     balance = await ledger_of(request).abalance(request.path_params["owner_id"], asset=CREDITS)
@@ -44,7 +57,7 @@ async def get_ledger(request: Request) -> Response:
 
 async def get_balance(request: Request) -> Response:
     """Show an owner's balance, and nothing else."""
-    require_service(request)
+    await permitted(request)
     owner_id = request.path_params["owner_id"]
     balance = await ledger_of(request).abalance(owner_id, asset=CREDITS)
     return Response(encode({"owner_id": owner_id, "balance": balance.balance}), 200, None, JSON)
