@@ -47,6 +47,7 @@ CALLERS = (
 OPEN = (200,) * 9
 READ = (401, 401, 401, 404, 200, 403, 200, 200, 200)
 POST = (401, 401, 401, 404, 201, 403, 403, 201, 404)
+SERVICE = (401, 401, 401, 403, 403, 403, 403, 201, 403)
 ADMIN = (401, 401, 401, 403, 403, 403, 403, 403, 200)
 MATRIX: dict[tuple[str, str], tuple[int, ...]] = {
     ("GET", "/health"): OPEN,
@@ -63,11 +64,11 @@ MATRIX: dict[tuple[str, str], tuple[int, ...]] = {
     ("POST", "/ledger/batch"): (401, 401, 401, 404, 200, 403, 403, 200, 404),
     ("POST", "/ledger/groups"): POST,
     ("POST", "/ledger/transfers"): POST,
-    ("POST", "/ledger/entries/{entry_id}/reverse"): (401, 401, 401, 403, 403, 403, 403, 201, 403),
+    ("POST", "/ledger/entries/{entry_id}/reverse"): SERVICE,
     ("POST", "/ledger/quote"): (401, 401, 401, 404, 200, 403, 403, 200, 200),
     ("POST", "/ledger/holds"): POST,
-    ("POST", "/ledger/holds/{hold_id}/capture"): POST,
-    ("POST", "/ledger/holds/{hold_id}/release"): POST,
+    ("POST", "/ledger/holds/{hold_id}/capture"): SERVICE,
+    ("POST", "/ledger/holds/{hold_id}/release"): SERVICE,
     ("GET", "/ledger/holds/{hold_id}"): READ,
     ("GET", "/ledger/{owner_id}"): READ,
     ("GET", "/balance/{owner_id}"): READ,
@@ -217,24 +218,27 @@ async def test_a_foreign_hold_is_answered_as_one_that_is_not_there(served: Serve
     bob = served.user("bob")
     await fund(served)
     number = await held(served)
-    for method, path in (
-        ("GET", "/ledger/holds/{}"),
-        ("POST", "/ledger/holds/{}/capture"),
-        ("POST", "/ledger/holds/{}/release"),
-    ):
-        body = None if method == "GET" else {"nonce": "n"}
-        foreign, missing = [
-            await served.client.request(method, path.format(n), json=body, headers=bob)
-            for n in (number, number + 1_000)
-        ]
-        assert (foreign.status_code, missing.status_code) == (404, 404)
-        assert foreign.json() | {"hold_id": 0, "detail": ""} == missing.json() | {
-            "hold_id": 0,
-            "detail": "",
-        }
-        assert foreign.json()["detail"].replace(str(number), "?") == missing.json()[
-            "detail"
-        ].replace(str(number + 1_000), "?")
+    foreign, missing = [
+        await served.client.get(f"/ledger/holds/{n}", headers=bob) for n in (number, number + 1_000)
+    ]
+    assert (foreign.status_code, missing.status_code) == (404, 404)
+    unsaid = {"hold_id": 0, "detail": ""}
+    assert foreign.json() | unsaid == missing.json() | unsaid
+    assert foreign.json()["detail"].replace(str(number), "?") == missing.json()["detail"].replace(
+        str(number + 1_000), "?"
+    )
+
+
+@pytest.mark.parametrize("end", ["capture", "release"])
+async def test_an_owner_cannot_end_a_hold_that_a_service_placed(served: Served, end: str) -> None:
+    alice = served.user("alice")
+    await fund(served)
+    number = await held(served)
+    path = f"/ledger/holds/{number}/{end}"
+    answer = await served.client.post(path, json={"nonce": served.nonce()}, headers=alice)
+    assert answer.status_code == 403
+    shown = await served.client.get(f"/ledger/holds/{number}", headers=alice)
+    assert shown.json()["state"] == "open"
 
 
 async def test_a_foreign_owner_is_answered_as_one_that_nobody_knows(served: Served) -> None:

@@ -47,7 +47,8 @@ KNOWN = Rights(user=May.ALL, service=May.ALL, administrator=May.ALL)
 READ = Rights(user=May.OWN, service=May.ALL, administrator=May.ALL)
 QUOTE = Rights(user=May.OWN, service=May.SCOPE, administrator=May.ALL)
 POST = Rights(user=May.OWN, service=May.SCOPE, administrator=May.OWN)
-REVERSE = Rights(user=May.NOT, service=May.SCOPE, administrator=May.NOT)
+SERVICE = Rights(user=May.NOT, service=May.SCOPE, administrator=May.NOT)
+"""Undoing what a service relies on: its entries, and the holds that it may have placed."""
 ADMIN = Rights(user=May.NOT, service=May.NOT, administrator=May.ALL)
 
 RIGHTS: Mapping[tuple[str, str], Rights | None] = {
@@ -65,11 +66,11 @@ RIGHTS: Mapping[tuple[str, str], Rights | None] = {
     ("POST", "/ledger/batch"): POST,
     ("POST", "/ledger/groups"): POST,
     ("POST", "/ledger/transfers"): POST,
-    ("POST", "/ledger/entries/{entry_id}/reverse"): REVERSE,
+    ("POST", "/ledger/entries/{entry_id}/reverse"): SERVICE,
     ("POST", "/ledger/quote"): QUOTE,
     ("POST", "/ledger/holds"): POST,
-    ("POST", "/ledger/holds/{hold_id}/capture"): POST,
-    ("POST", "/ledger/holds/{hold_id}/release"): POST,
+    ("POST", "/ledger/holds/{hold_id}/capture"): SERVICE,
+    ("POST", "/ledger/holds/{hold_id}/release"): SERVICE,
     ("GET", "/ledger/holds/{hold_id}"): READ,
     ("GET", "/ledger/{owner_id}"): READ,
     ("GET", "/balance/{owner_id}"): READ,
