@@ -47,7 +47,7 @@ lock: .venv/dev.done ## Write the locked dependencies anew (ARGS=--upgrade: thei
 
 # With hashes and without addresses: the lock files name no registry.
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-	--no-emit-find-links --no-header --extra embedded --extra service --extra build
+	--no-emit-find-links --no-header --extra client --extra embedded --extra service --extra build
 
 clean: ## Remove what was built; the data stay
 	rm -rf .venv dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

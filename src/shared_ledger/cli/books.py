@@ -6,11 +6,17 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shared_ledger.cli.options import ApplicationOption, JsonOption, load_application
+from shared_ledger.cli.options import (
+    ApplicationOption,
+    JsonOption,
+    load_application,
+    load_services,
+)
 from shared_ledger.cli.output import console, print_facts, print_json, print_line, print_table
 
 if TYPE_CHECKING:
@@ -29,7 +35,7 @@ def migrate(
     application: ApplicationOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Bring the book up to date, and make your operations known to it."""
+    """Bring the book up to date, and the tables and operations of its applications."""
     from shared_ledger import migrations
     from shared_ledger.settings import load_settings
 
@@ -41,6 +47,7 @@ def migrate(
         # Without a book there is nowhere to write the operations.
         owners = [] if revision == migrations.BASE else [owner]
         migrations.migrate(engine, schema, owners, revision=revision)
+        services = _migrate_services(settings) if revision == migrations.HEAD else []
         after, now = _state(engine, schema, owner.name)
     new = sorted(now - known)
     if json:
@@ -51,6 +58,7 @@ def migrate(
                 "to": after,
                 "application": owner.name,
                 "new_operations": new,
+                "services": services,
             }
         )
         return
@@ -63,6 +71,8 @@ def migrate(
         facts.append(("new operations", ", ".join(new)))
     else:
         facts.append(("operations", "no new ones"))
+    if services:
+        facts.append(("tables of", ", ".join(services)))
     print_facts(f"The book in the schema {schema} {step}", facts)
 
 
@@ -110,6 +120,25 @@ def open_engine(settings: Settings) -> Iterator[Engine]:
             yield engine
         finally:
             engine.dispose()
+
+
+def _migrate_services(settings: Settings) -> list[str]:
+    """Migrate the tables of all services; return whose they are."""
+    # Without what a service needs there is none to be served.
+    if find_spec("fastapi") is None:
+        return []
+    from shared_ledger.connections import Database
+    from shared_ledger.migrations import migrate, migrate_application
+
+    services = load_services(settings)
+    schema = settings.shared_ledger_schema
+    with Database(settings.url, data=settings.shared_ledger_data) as database:
+        with open_engine(settings) as engine:
+            migrate(engine, schema, [service.application for service in services])
+        for service in services:
+            if service.migrations is not None:
+                migrate_application(database.url, schema, service.migrations)
+    return [service.application.name for service in services]
 
 
 def _state(engine: Engine, schema: str, app: str) -> tuple[str | None, set[str]]:

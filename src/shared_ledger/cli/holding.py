@@ -48,7 +48,7 @@ def hold(
             metavar="N",
             parser=positive_number,
             show_default=False,
-            help="How much to reserve; may be left out where the operation fixes it.",
+            help="How much to reserve; may be left out where the operation has a default.",
         ),
     ] = None,
     nonce: NonceOption = None,

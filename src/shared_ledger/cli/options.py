@@ -16,6 +16,7 @@ from shared_ledger.errors import ConfigurationError
 if TYPE_CHECKING:
     from shared_ledger.ledger import Ledger
     from shared_ledger.operations import Application
+    from shared_ledger.service import Service
     from shared_ledger.settings import Settings
 
 UNREADABLE_URL = "a URL that cannot be read"
@@ -92,9 +93,29 @@ def load_application(place: str | None) -> Application[Any]:
     place = place or _configured_application()
     if not place:
         return SHARED
+    found: Application[Any] = _imported(place, Application, "application")
+    return found
+
+
+def load_services(settings: Settings) -> list[Service]:
+    """Import the services that are configured to be served beside the root.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is none at one of the places.
+    """
+    from shared_ledger.service.service import Service
+
+    places = [place.strip() for place in settings.shared_ledger_services.split(",")]
+    return [_imported(place, Service, "service") for place in places if place]
+
+
+def _imported(place: str, kind: type[Any], what: str) -> Any:
+    """Import what is at MODULE:NAME."""
     module_name, separator, name = place.partition(":")
     if not separator or not module_name or not name:
-        raise ConfigurationError(f"the application {place!r} is not of the form MODULE:NAME")
+        raise ConfigurationError(f"the {what} {place!r} is not of the form MODULE:NAME")
     if (here := os.getcwd()) not in sys.path:  # noqa: PTH109  # sys.path holds strings
         sys.path.insert(0, here)
     try:
@@ -102,17 +123,20 @@ def load_application(place: str | None) -> Application[Any]:
     except (Exception, SystemExit) as error:  # the user's code runs
         if isinstance(error, ModuleNotFoundError) and error.name == module_name:
             raise ConfigurationError(
-                f"there is no module {module_name} here or installed (application {place})"
+                f"there is no module {module_name} here or installed ({what} {place})"
             ) from error
         raise ConfigurationError(
             f"importing {module_name} failed: {type(error).__name__}: {error}"
         ) from error
     found = getattr(module, name, None)
-    if isinstance(found, Application):
+    if isinstance(found, kind):
         return found
-    names = [key for key, value in vars(module).items() if isinstance(value, Application)]
+    names = [key for key, value in vars(module).items() if isinstance(value, kind)]
     hint = f"; it has {', '.join(names)}" if names else ""
-    raise ConfigurationError(f"{name} in the module {module_name} is not an Application{hint}")
+    article = "an" if what == "application" else "a"
+    raise ConfigurationError(
+        f"{name} in the module {module_name} is not {article} {kind.__name__}{hint}"
+    )
 
 
 def open_ledger(application: str | None) -> Ledger[Any]:

@@ -55,7 +55,7 @@ def post(
             metavar="N",
             parser=whole_number,
             show_default=False,
-            help="Signed, whole units; may be left out where the operation fixes it.",
+            help="Signed, whole units; may be left out where the operation has a default.",
         ),
     ] = None,
     expires_in: Annotated[

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shared_ledger.cli.options import ApplicationOption, JsonOption, load_application, where
+from shared_ledger.cli.options import (
+    ApplicationOption,
+    JsonOption,
+    load_application,
+    load_services,
+    where,
+)
 from shared_ledger.cli.output import print_facts, print_json
 
 if TYPE_CHECKING:
@@ -35,7 +41,7 @@ def serve(
     application: ApplicationOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Serve the ledger over HTTP until Ctrl-C."""
+    """Serve the ledger and its applications over HTTP until Ctrl-C."""
     from shared_ledger.service.server import listen
     from shared_ledger.service.server import serve as run
     from shared_ledger.settings import DEVELOPMENT_TOKEN, load_settings
@@ -44,6 +50,7 @@ def serve(
     given = {"host": host, "port": port}
     settings = settings.model_copy(update={k: v for k, v in given.items() if v is not None})
     served = load_application(application)
+    beside = load_services(settings)
     # Before the database is started: a port that is in use is the commonest mistake.
     listener = listen(settings.host, settings.port)
     number = listener.getsockname()[1]
@@ -57,6 +64,9 @@ def serve(
                     "url": url,
                     "docs": f"{url}/docs",
                     "application": served.name,
+                    "services": {
+                        service.application.name: f"{url}{service.path}" for service in beside
+                    },
                     "database": database,
                     "schema": settings.shared_ledger_schema,
                     "environment": settings.environment,
@@ -67,6 +77,7 @@ def serve(
             ("service", url),
             ("docs", f"{url}/docs"),
             ("application", f"{served.name}: {', '.join(served.rules)}"),
+            *((service.application.name, f"{url}{service.path}/docs") for service in beside),
             ("database", f"{database}, schema {settings.shared_ledger_schema}"),
             ("environment", settings.environment),
         ]
@@ -74,7 +85,7 @@ def serve(
             facts.append(("token", f"x-token: {DEVELOPMENT_TOKEN} (for development only)"))
         print_facts("Shared Ledger is ready; Ctrl-C ends it", facts)
 
-    run(served, settings, on_ready=show, listener=listener)
+    run(served, settings, beside=beside, on_ready=show, listener=listener)
 
 
 def bench(

@@ -10,20 +10,32 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
-from shared_ledger.errors import ConfigurationError, SchemaNotMigrated, SchemaTooNew
+from shared_ledger.errors import (
+    ConfigurationError,
+    MigrationRefused,
+    SchemaNotMigrated,
+    SchemaTooNew,
+)
 from shared_ledger.operations import Application
 from shared_ledger.schema import OPERATION_TYPE, REVISIONS, VERSION_TABLE, book_tables
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 HEAD = "head"
 BASE = "base"
 
-# Alembic keeps the migration that runs in a global variable, one for all threads.
-_one_at_a_time = threading.Lock()
+SCHEMA_ATTRIBUTE = "book_schema"
+"""Tells an application's ``env.py`` which book it is for."""
+
+# Alembic keeps the migration that runs in a global variable, one for all threads. An application's
+# migration begins with the book's, in the same thread.
+_one_at_a_time = threading.RLock()
 
 
 def migrate(
@@ -94,6 +106,62 @@ def migrate_book(connection: Connection, schema: str, *, revision: str = HEAD) -
     )
     with _one_at_a_time:
         environment.run_migrations()
+
+
+def migrate_application(url: str, schema: str, folder: Path) -> None:
+    """Bring an application's own tables up to date; ``folder`` is its Alembic environment.
+
+    Raises as ``migrate``.
+    """
+    from alembic import command
+    from alembic.util.exc import CommandError
+
+    config = _config(folder, url)
+    config.attributes[SCHEMA_ATTRIBUTE] = schema
+    try:
+        with _one_at_a_time:
+            command.upgrade(config, HEAD)
+    except CommandError as error:
+        raise MigrationRefused(f"the migrations in {folder.name} failed: {error}") from error
+
+
+def check_application(connection: Connection, schema: str, name: str, folder: Path) -> None:
+    """Check that the application's tables are as this program has them.
+
+    Raises
+    ------
+    SchemaNotMigrated
+        If a migration of the application was not run yet.
+    SchemaTooNew
+        If they are at a revision that this program does not know.
+    """
+    from alembic.script import ScriptDirectory
+
+    table = f"{schema}.{name}_version"
+    found = connection.scalar(sa.text("select to_regclass(:name)"), {"name": table})
+    current = None if found is None else connection.scalar(sa.text(f"select * from {table}"))
+    script = ScriptDirectory(str(folder))
+    head = script.get_current_head()
+    if current == head:
+        return
+    if current is not None and current not in {each.revision for each in script.walk_revisions()}:
+        raise SchemaTooNew(
+            f"the tables of {name} are at revision {current}, which this version of it does not "
+            f"know (it knows {head}): upgrade the program"
+        )
+    raise SchemaNotMigrated(
+        f"the tables of {name} are at revision {current or BASE}, older than {head}: "
+        "run `shared-ledger migrate`"
+    )
+
+
+def _config(folder: Path, url: str) -> Config:
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(folder).replace("%", "%%"))
+    config.set_main_option("sqlalchemy.url", url.replace("%", "%%"))
+    return config
 
 
 def take_turns(connection: Connection, schema: str) -> None:

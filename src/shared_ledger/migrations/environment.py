@@ -27,7 +27,7 @@ from sqlalchemy.engine import Connection
 
 from shared_ledger.connections import Database, make_engine
 from shared_ledger.errors import LedgerError
-from shared_ledger.migrations import migrate_book, take_turns
+from shared_ledger.migrations import SCHEMA_ATTRIBUTE, migrate_book, take_turns
 from shared_ledger.migrations.operations import register_operations_hook
 from shared_ledger.operations import Application
 from shared_ledger.schema import DEFAULT_SCHEMA, VERSION_TABLE, BookTables, book_tables
@@ -67,9 +67,15 @@ def run_book() -> None:
 
 
 def run_application(
-    application: Application[Any], *, target_metadata: sa.MetaData | None = None
+    application: Application[Any],
+    *,
+    target_metadata: sa.MetaData | None = None,
+    beside_book: bool = False,
 ) -> None:
     """Run an application's migrations; the book is brought up to date first.
+
+    ``beside_book`` says where tables without a schema of their own live: in the book's schema, and
+    not in the database's default one.
 
     ``revision --autogenerate`` compares the application's tables and its operations with the
     database, and writes the complete migration. The application's tables are those of
@@ -83,6 +89,10 @@ def run_application(
         migrate_book(connection, schema)
         connection.commit()
         take_turns(connection, schema)
+        if beside_book:
+            # For this transaction, which is all of the migration.
+            connection.execute(sa.text(f'set local search_path to "{schema}", public'))
+            connection.dialect.default_schema_name = schema
         own = _Own(connection, application.name, target_metadata, book_tables(schema))
         context.configure(
             connection=connection,
@@ -139,7 +149,8 @@ class _Own:
 
 
 def _schema() -> str:
-    return os.environ.get("SHARED_LEDGER_SCHEMA") or DEFAULT_SCHEMA
+    given: str | None = context.config.attributes.get(SCHEMA_ATTRIBUTE)
+    return given or os.environ.get("SHARED_LEDGER_SCHEMA") or DEFAULT_SCHEMA
 
 
 @contextmanager

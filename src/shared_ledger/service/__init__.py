@@ -1,5 +1,33 @@
-"""The HTTP service: FastAPI over a ledger."""
+"""The HTTP service: FastAPI over a ledger, and what an application needs to be served by it."""
 
-from shared_ledger.service.app import create_app
+from shared_ledger.service.app import alone, create_app
+from shared_ledger.service.authorisation import (
+    ADMIN,
+    EVERYBODY,
+    OPEN,
+    POST,
+    READ,
+    SERVICE,
+    Rights,
+    RightsTable,
+)
+from shared_ledger.service.calls import Call, called
+from shared_ledger.service.problems import ServiceRefusal
+from shared_ledger.service.service import Service
 
-__all__ = ["create_app"]
+__all__ = [
+    "ADMIN",
+    "EVERYBODY",
+    "OPEN",
+    "POST",
+    "READ",
+    "SERVICE",
+    "Call",
+    "Rights",
+    "RightsTable",
+    "Service",
+    "ServiceRefusal",
+    "alone",
+    "called",
+    "create_app",
+]

@@ -17,7 +17,12 @@ from starlette.routing import BaseRoute, Route
 from shared_ledger.access.callers import Caller
 from shared_ledger.access.refusals import NotAllowed, OwnerNotFound
 from shared_ledger.book import Group, Part, PlaceHold, Posting
-from shared_ledger.errors import ConfigurationError, EntryNotFound, HoldNotFound
+from shared_ledger.errors import (
+    ConfigurationError,
+    EntryNotFound,
+    HoldNotFound,
+    InvalidPosting,
+)
 from shared_ledger.operations import REVERSAL, TRANSFER
 from shared_ledger.service.answers import ledger_of
 from shared_ledger.service.auth import caller_of, gate_of
@@ -33,17 +38,28 @@ class May(Enum):
 
 
 class Rights(NamedTuple):
-    """What each kind of caller may do on a route."""
+    """What each kind of caller may do on a route.
+
+    ``operations`` are what the route posts by itself: a key must be for all of them.
+    """
 
     user: May
     service: May
     administrator: May
+    operations: tuple[str, ...] = ()
+
+    def posting(self, *operations: str) -> Rights:
+        """Return the same rights on a route that posts these operations."""
+        return self._replace(operations=operations)
 
 
 OPEN = None
 """Without credentials."""
 
 KNOWN = Rights(user=May.ALL, service=May.ALL, administrator=May.ALL)
+"""Whoever has credentials, for whatever application."""
+EVERYBODY = Rights(user=May.ALL, service=May.ALL, administrator=May.ALL)
+"""Any user, and keys of this application: unlike ``KNOWN``, no key of another."""
 READ = Rights(user=May.OWN, service=May.ALL, administrator=May.ALL)
 QUOTE = Rights(user=May.OWN, service=May.SCOPE, administrator=May.ALL)
 POST = Rights(user=May.OWN, service=May.SCOPE, administrator=May.OWN)
@@ -51,7 +67,7 @@ SERVICE = Rights(user=May.NOT, service=May.SCOPE, administrator=May.NOT)
 """Undoing what a service relies on: its entries, and the holds that it may have placed."""
 ADMIN = Rights(user=May.NOT, service=May.NOT, administrator=May.ALL)
 
-RIGHTS: Mapping[tuple[str, str], Rights | None] = {
+RIGHTS: RightsTable = {
     ("GET", "/health"): OPEN,
     ("GET", "/metrics"): OPEN,
     ("GET", "/docs"): OPEN,
@@ -83,7 +99,9 @@ RIGHTS: Mapping[tuple[str, str], Rights | None] = {
     ("POST", "/admin/keys/{key_id}/rotate"): ADMIN,
     ("DELETE", "/admin/keys/{key_id}"): ADMIN,
 }
-"""The authorisation matrix, by method and path."""
+"""The authorisation matrix of the routes that every application has, by method and path."""
+
+RightsTable = Mapping[tuple[str, str], Rights | None]
 
 
 class Permit(NamedTuple):
@@ -93,7 +111,7 @@ class Permit(NamedTuple):
     may: May
 
 
-def check_complete(routes: Iterable[BaseRoute]) -> None:
+def check_complete(routes: Iterable[BaseRoute], rights: RightsTable) -> None:
     """Raise ``ConfigurationError`` if the table lacks a route: nobody decided who may call it."""
     missing = [
         f"{method} {route.path}"
@@ -101,10 +119,21 @@ def check_complete(routes: Iterable[BaseRoute]) -> None:
         if isinstance(route, Route)
         for method in sorted(route.methods or ())
         # What answers GET answers HEAD, with the same rights.
-        if (method.replace("HEAD", "GET"), route.path) not in RIGHTS
+        if (method.replace("HEAD", "GET"), route.path) not in rights
     ]
     if missing:
         raise ConfigurationError(f"nobody decided who may call {', '.join(missing)}")
+
+
+def rights_of(request: Request) -> Rights | None:
+    """Return what the table says of the route that serves a request."""
+    table: RightsTable = request.app.state.rights
+    return table[request.scope["method"].replace("HEAD", "GET"), request.scope["route"].path]
+
+
+async def admitted(request: Request) -> Permit | None:
+    """Return who calls, as ``permitted`` does; nobody is asked where the table says so."""
+    return None if rights_of(request) is None else await permitted(request)
 
 
 async def permitted(request: Request) -> Permit:
@@ -121,7 +150,7 @@ async def permitted(request: Request) -> Permit:
     """
     caller = await caller_of(request)
     route = request.scope["route"]
-    rights = RIGHTS[request.scope["method"], route.path]
+    rights = rights_of(request)
     if rights is None:
         return Permit(caller, May.ALL)
     may: May = getattr(rights, caller.kind)
@@ -138,6 +167,9 @@ async def permitted(request: Request) -> Permit:
         owner_id = request.path_params.get("owner_id")
         if owner_id is not None and owner_id != caller.name:
             raise OwnerNotFound(owner_id)
+    elif may is May.SCOPE:
+        for operation in rights.operations:
+            _check_scope(caller, operation)
     return Permit(caller, may)
 
 
@@ -154,6 +186,8 @@ def check_posting(
         return
     if posting.owner_id != caller.name:
         raise OwnerNotFound(posting.owner_id)
+    if not isinstance(posting, Part):
+        check_nonce(permit, posting.nonce)
     _check_users(request, operation)
     if (
         not isinstance(posting, PlaceHold)
@@ -163,18 +197,26 @@ def check_posting(
         raise NotAllowed(operation, reason="a user does not say when credits expire")
 
 
+def check_nonce(permit: Permit, nonce: str) -> None:
+    """Raise ``InvalidPosting`` if a user uses up a nonce that a service means to use for him."""
+    if permit.may is May.OWN and nonce.startswith("@"):
+        raise InvalidPosting("nonce", "begins with '@', which is kept for services")
+
+
 def check_group(request: Request, permit: Permit, group: Group[Any]) -> None:
     """Raise as ``check_posting`` if the caller may not post all of a group."""
+    check_nonce(permit, group.nonce)
     for part in group.parts:
         check_posting(request, permit, part)
 
 
-def check_transfer(permit: Permit, source: str) -> None:
+def check_transfer(permit: Permit, source: str, nonce: str) -> None:
     """Raise as ``check_posting`` if the caller may not transfer from this owner."""
     if permit.may is May.SCOPE:
         _check_scope(permit.caller, TRANSFER)
     elif permit.may is May.OWN and source != permit.caller.name:
         raise OwnerNotFound(source)
+    check_nonce(permit, nonce)
 
 
 async def check_hold(request: Request, permit: Permit, hold_id: int, *, read: bool = False) -> None:

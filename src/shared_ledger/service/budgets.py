@@ -16,10 +16,11 @@ from shared_ledger.access.gate import Gate
 from shared_ledger.access.refusals import AccessRefusal, KeyBudgetSpent
 from shared_ledger.access.store import Reservation
 from shared_ledger.book import Group, Outcome, Posted, Posting
-from shared_ledger.commands import Command, GroupCommand, command_of, command_of_request
+from shared_ledger.commands import Command, GroupCommand
 from shared_ledger.errors import LedgerError, LedgerOverloaded, NonceReused, Refusal
 from shared_ledger.ledger import Ledger
 from shared_ledger.operations import Application
+from shared_ledger.requests import command_of, command_of_request
 
 # How often a batch looks again what is left, while other processes take of it.
 _LOOKS = 3

@@ -62,6 +62,8 @@ class DirectRoutes:
             await self._app(scope, receive, send)
             return
         method, path = scope["method"], scope["path"]
+        if prefix := scope.get("root_path"):
+            path = path.removeprefix(prefix)
         route = self._fixed.get((method, path))
         parameters: dict[str, str] = {}
         if route is None:

@@ -96,6 +96,20 @@ def problems(*statuses: HTTPStatus) -> Docs:
     return {str(int(status)): {"description": status.phrase, **_PROBLEM} for status in statuses}
 
 
+def written(schema: str, what: str, example: Docs) -> Docs:
+    """Describe the answers to what is written once."""
+    return {
+        "201": answered(f"{what}, written now", schema, example),
+        "200": answered(f"{what}, written before", schema, example | _REPLAYED),
+    }
+
+
+APPLICATION_PROBLEMS: dict[int | str, Docs] = {
+    int(status): problem for status, problem in problems(*_POST_PROBLEMS).items()
+}
+"""What may go wrong on any route of an application."""
+
+
 def in_path(name: str, schema: Docs, example: object) -> Docs:
     """Describe a parameter in the path."""
     return {"name": name, "in": "path", "required": True, "schema": schema, "example": example}
@@ -150,16 +164,14 @@ def _posting(
     }
 
 
-def _written(schema: str, what: str, example: Docs) -> Docs:
-    return {
-        "201": answered(f"{what}, written now", schema, example),
-        "200": answered(f"{what}, written before", schema, example | _REPLAYED),
-    }
-
-
 _NOT_FOUND = problems(HTTPStatus.NOT_FOUND)
 
-POST = _posting("PostBody", POST_BODY, _written("PostedEntry", "The entry", ENTRY))
+ENTRY_WRITTEN: dict[int | str, Docs] = {
+    int(status): answer for status, answer in written("PostedEntry", "The entry", ENTRY).items()
+}
+"""The answers of an application's route that posts one entry."""
+
+POST = _posting("PostBody", POST_BODY, written("PostedEntry", "The entry", ENTRY))
 BATCH = _posting(
     "BatchBody",
     BATCH_BODY,
@@ -171,32 +183,32 @@ BATCH = _posting(
         )
     },
 )
-GROUP = _posting("GroupBody", GROUP_BODY, _written("PostedEntries", "The entries", GROUPED))
+GROUP = _posting("GroupBody", GROUP_BODY, written("PostedEntries", "The entries", GROUPED))
 TRANSFER = _posting(
     "TransferBody",
     TRANSFER_BODY,
-    _written("PostedEntries", "The source's entry and the destination's", TRANSFERRED),
+    written("PostedEntries", "The source's entry and the destination's", TRANSFERRED),
 )
 REVERSE = _posting(
     "ReverseBody",
     REVERSE_BODY,
-    _written("PostedEntries", "The entry that takes it back; of a transfer both", REVERSED),
+    written("PostedEntries", "The entry that takes it back; of a transfer both", REVERSED),
     _ENTRY_ID,
     more=_NOT_FOUND,
 )
 QUOTE = _posting("PostBody", QUOTE_BODY, {"200": answered("What it would do", "Quote", QUOTED)})
-PLACE = _posting("HoldBody", PLACE_BODY, _written("PostedHold", "The hold", HELD))
+PLACE = _posting("HoldBody", PLACE_BODY, written("PostedHold", "The hold", HELD))
 CAPTURE = _posting(
     "CaptureBody",
     CAPTURE_BODY,
-    _written("PostedEntry", "The entry", CAPTURED),
+    written("PostedEntry", "The entry", CAPTURED),
     _HOLD_ID,
     more=_NOT_FOUND,
 )
 RELEASE = _posting(
     "ReleaseBody",
     RELEASE_BODY,
-    _written("PostedHold", "The hold", RELEASED),
+    written("PostedHold", "The hold", RELEASED),
     _HOLD_ID,
     more=_NOT_FOUND,
 )

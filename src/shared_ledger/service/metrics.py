@@ -216,5 +216,7 @@ class MeasuredRequests:
         finally:
             # A path that no route knows has no pattern, and must not become a label of its own.
             route = getattr(scope.get("route"), "path", "unknown")
+            if mounted := scope.get("root_path"):
+                route = mounted + route
             seconds = time.perf_counter() - began
             self._metrics.request(scope["method"], route, status, seconds)

@@ -10,9 +10,9 @@ from starlette.responses import Response
 
 from shared_ledger.access.refusals import AccessRefusal
 from shared_ledger.book import Outcome, Posted, Posting, Reversal, Transfer
-from shared_ledger.commands import command_of
 from shared_ledger.errors import BatchRefused, InvalidPosting, NonceReused, Refusal
 from shared_ledger.operations import Application
+from shared_ledger.requests import command_of
 from shared_ledger.service import budgets
 from shared_ledger.service import documentation as docs
 from shared_ledger.service.answers import (
@@ -150,7 +150,7 @@ async def post_transfer(request: Request) -> Response:
     """Move credits from one owner to another; those that expire keep their expiry."""
     permit = await permitted(request)
     body = await read_json(request, decode_transfer)
-    check_transfer(permit, body.source)
+    check_transfer(permit, body.source, body.nonce)
     transfer = Transfer(
         source=body.source,
         destination=body.destination,

@@ -74,6 +74,17 @@ _STATUS: tuple[tuple[type[LedgerError], HTTPStatus], ...] = (
 )
 
 
+class ServiceRefusal(LedgerError):
+    """What an application refuses for a reason of its own; nothing was written.
+
+    A subclass sets ``status`` and ``code``, its stable name for programs; its attributes are the
+    problem's fields, and ``str()`` a sentence.
+    """
+
+    status = HTTPStatus.CONFLICT
+    code = "refused"
+
+
 class NotJson(HTTPException):
     """The body is not JSON."""
 
@@ -110,6 +121,8 @@ def problem_of(error: LedgerError, **data: Any) -> Response:
 
 def described(error: LedgerError) -> dict[str, Any]:
     """Return the problem that the ledger raised or refused, ready for JSON."""
+    if isinstance(error, ServiceRefusal):
+        return _members(error.status, error.code, str(error), **vars(error))
     status = next(
         (status for kind, status in _STATUS if isinstance(error, kind)),
         HTTPStatus.INTERNAL_SERVER_ERROR,
@@ -162,12 +175,16 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(RequestValidationError)
     async def _validation(_: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
-        name = str(first["loc"][-1])
+        if first["type"] == "json_invalid":
+            return problem_of_http(NotJson(f"the body is not JSON: {first['ctx']['error']}"))
+        # The first part says where: in the path, the query string or the body.
+        field = ".".join(str(part) for part in first["loc"][1:]) or "body"
+        sentence = first["msg"].removeprefix("Value error, ")
         return problem(
             HTTPStatus.UNPROCESSABLE_ENTITY,
             "invalid_request",
-            f"{name}: {first['msg']}",
-            field=name,
+            f"{field}: {sentence[:1].lower()}{sentence[1:]}",
+            field=field,
         )
 
     @app.exception_handler(Exception)

@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -21,6 +21,7 @@ from shared_ledger.errors import LedgerError
 from shared_ledger.ledger import Ledger
 from shared_ledger.operations import Application
 from shared_ledger.service.app import create_app
+from shared_ledger.service.service import Service
 from shared_ledger.settings import Settings
 
 # The threads that write wait for the interpreter up to this long at each turn. The default of 5 ms
@@ -51,6 +52,7 @@ def serve(
     application: Application[Any],
     settings: Settings,
     *,
+    beside: Sequence[Service] = (),
     on_ready: Callable[[Ledger[Any]], None] = lambda _: None,
     listener: socket.socket | None = None,
 ) -> None:
@@ -63,7 +65,8 @@ def serve(
     LedgerError
         If the port or the ledger cannot be opened.
     """
-    run(create_app(application, settings, on_ready=on_ready), settings, listener=listener)
+    app = create_app(application, settings, beside=beside, on_ready=on_ready)
+    run(app, settings, listener=listener)
 
 
 def run(app: FastAPI, settings: Settings, *, listener: socket.socket | None = None) -> None:
