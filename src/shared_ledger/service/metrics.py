@@ -215,8 +215,7 @@ class MeasuredRequests:
             await self._app(scope, receive, noted)
         finally:
             # A path that no route knows has no pattern, and must not become a label of its own.
-            route = getattr(scope.get("route"), "path", "unknown")
-            if mounted := scope.get("root_path"):
-                route = mounted + route
+            found = scope.get("route")
+            route = "unknown" if found is None else scope.get("root_path", "") + found.path
             seconds = time.perf_counter() - began
             self._metrics.request(scope["method"], route, status, seconds)
