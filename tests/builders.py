@@ -285,6 +285,7 @@ _QUESTIONS = (
     where spent <> (
         select coalesce(sum(amount), 0) from entries as e
         where (e.app, e.operation::text) = (b.app, b.operation) and id > after_id and amount > 0
+            and reverses is null
             and b.period in ('ever', (created_on at time zone 'UTC')::date::text)
     )
     """,

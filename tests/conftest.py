@@ -15,6 +15,7 @@ import pytest
 from psycopg import sql
 from sqlalchemy.engine import Engine
 
+from redis_server import RedisServer
 from shared_ledger import SHARED, Ledger, SharedOperation
 from shared_ledger.connections import make_engine
 from shared_ledger.embedded import Cluster, temporary_cluster
@@ -48,6 +49,24 @@ def engine(cluster: Cluster) -> Iterator[Engine]:
     engine = make_engine(cluster.url)
     yield engine
     engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def _run_redis() -> Iterator[RedisServer]:
+    """A Redis that lives as long as the test run."""
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+def redis_server(_run_redis: RedisServer) -> Iterator[RedisServer]:
+    """The run's Redis, which runs and is empty; a test may kill or pause it."""
+    if not _run_redis.running:
+        _run_redis.start()
+    _run_redis.flush()
+    yield _run_redis
+    if _run_redis.running:
+        _run_redis.resume()
 
 
 class Clock:

@@ -38,6 +38,7 @@ class ClubOperation(BaseLedgerOperation):
     VOUCHER = "VOUCHER"
     PRIZE = "PRIZE"
     PURCHASE = "PURCHASE"
+    RETURN = "RETURN"
     VISIT = "VISIT"
 
 
@@ -45,12 +46,13 @@ RULES = {
     ClubOperation.DAILY_REWARD: Rule.fixed(4, once="day", expires_in=2 * DAY, priority=3),
     ClubOperation.WEEKLY_BONUS: Rule.fixed(7, once="week", expires_in=7 * DAY),
     ClubOperation.MONTHLY_BONUS: Rule.fixed(20, once="month"),
-    ClubOperation.TOP_UP: Rule.variable(minimum=1, maximum=1_000),
+    ClubOperation.TOP_UP: Rule.variable(minimum=1, maximum=1_000, default=8),
     ClubOperation.VOUCHER: Rule.variable(
         minimum=1, maximum=1_000, expires_in=3 * HOUR, priority=2, counterparty="@vouchers"
     ),
     ClubOperation.PRIZE: Rule.variable(minimum=1, maximum=1_000, budget=60, daily_budget=25),
-    ClubOperation.PURCHASE: Rule.variable(minimum=-1_000, maximum=-1),
+    ClubOperation.PURCHASE: Rule.variable(minimum=-1_000, maximum=-1, default=-3),
+    ClubOperation.RETURN: Rule.variable(minimum=-9, maximum=9),
     ClubOperation.VISIT: Rule.fixed(0),
 }
 CLUB, KIOSK = (Application(name, ClubOperation, rules=RULES) for name in ("club", "kiosk"))
@@ -383,7 +385,7 @@ class Model:
                 if rule.minimum >= 0:
                     return No("invalid_posting", {"field": "operation"})
                 if request.amount is None:
-                    return None if rule.minimum == rule.maximum else No("invalid_posting")
+                    return None if (rule.default or 0) < 0 else No("invalid_posting")
                 fits = rule.minimum <= -request.amount <= rule.maximum
                 return None if fits else No("invalid_posting", {"field": "amount"})
             case CaptureHold() | ReleaseHold():
@@ -396,13 +398,33 @@ class Model:
                     return No("entry_not_found", {"entry_id": request.entry_id})
                 if line.reverses is not None or line.amount == 0:
                     return No("not_reversible", {"entry_id": request.entry_id})
+                return self.wrong_name(app, request, line)
         return None
+
+    def wrong_name(self, app: Application[Any], request: Reversal[Any], line: Line) -> No | None:
+        """Refuse to show the reversal of a line as what it cannot be."""
+        if request.operation is None:
+            return None
+        rule = app.rules[request.operation]
+        limited = (rule.once, rule.expires_in, rule.budget, rule.daily_budget) != (None,) * 4
+        if line.operation == "TRANSFER" or limited:
+            return No("invalid_posting", {"field": "operation"})
+        return self.unruly(app, request, line, request.amount)
+
+    def unruly(
+        self, app: Application[Any], request: Reversal[Any], line: Line, amount: int | None
+    ) -> No | None:
+        """Refuse what the operation that shows a reversal would not move, if that is known."""
+        if request.operation is None or amount is None:
+            return None
+        rule = app.rules[request.operation]
+        back = -amount if line.amount > 0 else amount
+        fits = rule.minimum <= back <= rule.maximum
+        return None if fits else No("invalid_posting", {"field": "amount"})
 
     def wrong_part(self, app: Application[Any], part: Any) -> No | None:
         rule = app.rules[part.operation]
-        amount = part.amount
-        if amount is None and rule.minimum == rule.maximum:
-            amount = rule.minimum
+        amount = rule.default if part.amount is None else part.amount
         if amount is None or not rule.minimum <= amount <= rule.maximum:
             return No("invalid_posting")
         if amount <= 0 and (part.expires_in is not None or part.priority is not None):
@@ -462,7 +484,9 @@ class Model:
                 line = self.line_of(request.entry_id)
                 assert line is not None
                 amount = abs(lines[0].amount) if lines else request.amount
-                return {"entry_id": self.both(line)[0].id, "amount": amount, **metadata}
+                operation = lines[0].operation if lines else request.operation
+                first = self.both(line)[0].id
+                return {"entry_id": first, "operation": operation, "amount": amount, **metadata}
 
     def again(self, used: Used, request: Any) -> Yes | No:
         """Answer as the first time, if what is given now agrees."""
@@ -471,7 +495,7 @@ class Model:
         for name, value in self.body(CLUB, request, None).items():
             left_out = value is None and not name.endswith("metadata")
             if not left_out and value != used.body.get(name):
-                return No(f"nonce_reused_with_different_{name}")
+                return No(f"nonce_reused_with_different_{name.rpartition('.')[2]}")
         return replace(used.answer, replayed=True)
 
     # What is written
@@ -532,7 +556,8 @@ class Model:
     def part(self, app: Application[Any], part: Any, **more: Any) -> int | No:
         """Post one operation; return the number of its line."""
         rule, owner, operation = app.rules[part.operation], part.owner_id, str(part.operation)
-        amount = rule.minimum if part.amount is None else part.amount
+        amount = rule.default if part.amount is None else part.amount
+        assert amount is not None
         if rule.once is not None:
             for claim in self.claims:
                 if claim[:3] == (app.name, owner, operation) and same(
@@ -593,7 +618,7 @@ class Model:
 
     def hold(self, app: Application[Any], request: PlaceHold[Any]) -> Yes | No:
         rule, owner = app.rules[request.operation], request.owner_id
-        amount = -rule.minimum if request.amount is None else request.amount
+        amount = -(rule.default or 0) if request.amount is None else request.amount
         expires_on = request.expires_at or self.now + (request.expires_in or 7 * DAY)
         if expires_on <= self.now:
             return No("invalid_posting", {"field": "expires_at"})
@@ -653,7 +678,7 @@ class Model:
         expired = sum(lot.expired for lot in self.lots if lot.source == line.number)
         return max(0, abs(line.amount) - line.reversed - (expired if line.amount > 0 else 0))
 
-    def reversal(self, app: Application[Any], request: Reversal) -> Yes | No:
+    def reversal(self, app: Application[Any], request: Reversal[Any]) -> Yes | No:
         named = self.line_of(request.entry_id)
         assert named is not None
         lines = self.both(named)
@@ -663,6 +688,8 @@ class Model:
             required = abs(named.amount) if request.amount is None else amount
             data = {"entry_id": lines[0].id, "left": left, "required": required}
             return No("reversal_exceeds_entry", data)
+        if unruly := self.unruly(app, request, lines[0], amount):
+            return unruly
         for line in lines:
             if line.amount > 0 and (refusal := self.too_little(line.owner, amount)):
                 # What a hold reserves may expire: it cannot be counted upon to pay a debt.
@@ -680,7 +707,8 @@ class Model:
             line.reversed += amount
             nonce = "" if written else request.nonce
             more = {"reverses": line.number, "first": first, "metadata": request.metadata}
-            written.append(self.write(app, "REVERSAL", line.owner, back, nonce, **more))
+            name = str(request.operation or "REVERSAL")
+            written.append(self.write(app, name, line.owner, back, nonce, **more))
         return Yes(written)
 
     def last_of(self, line: Line, amount: int) -> Taken:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+import importlib
+import pkgutil
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from itertools import count
 from typing import Any, Literal
@@ -12,21 +14,28 @@ from pydantic import SecretStr
 from sqlalchemy.engine import Engine
 
 from builders import query
-from shared_ledger import SHARED, Application
+from shared_ledger import SHARED, Application, apps
 from shared_ledger.access.gate import Gate
 from shared_ledger.access.keys import NewKey
 from shared_ledger.access.passwords import hash_password
 from shared_ledger.access.store import AccessStore
 from shared_ledger.access.tokens import Tokens
 from shared_ledger.ledger import Ledger
-from shared_ledger.migrations import migrate
-from shared_ledger.service import create_app
+from shared_ledger.migrations import migrate, migrate_application
+from shared_ledger.service import Service, create_app
 from shared_ledger.settings import Settings
 
+BASE_URL = "http://ledger"
 OPERATOR = {"x-token": "the-operators-own-key-0123"}
 SECRET_KEY = "the-signing-key-of-these-tests-0123456789"
 PREVIOUS_KEY = "the-signing-key-of-before-these-tests-0123"
 PASSWORD = "Test@1234"
+
+SERVICES: tuple[Service, ...] = tuple(
+    importlib.import_module(f"{apps.__name__}.{module.name}").SERVICE
+    for module in pkgutil.iter_modules(apps.__path__)
+)
+"""Those that come with the ledger."""
 
 _HASHED = hash_password(PASSWORD)
 
@@ -40,6 +49,7 @@ class Served:
         self.url = url
         self.schema = schema
         self._numbers = count(1)
+        self._tables: tuple[str, ...] | None = None
 
     @property
     def store(self) -> AccessStore:
@@ -94,10 +104,22 @@ class Served:
         form = {"username": username, "password": password}
         return await self.client.post("/auth/token", data=form)
 
+    def at(self, path: str) -> Served:
+        """The same, as it is met below a path."""
+        client = httpx.AsyncClient(transport=self.client._transport, base_url=f"{BASE_URL}{path}")
+        below = Served(client, self.app, self.url, self.schema)
+        below._numbers = self._numbers
+        return below
+
     def written(self) -> tuple[int, ...]:
-        """How many rows there are of everything that a caller may write."""
-        tables = ("entries", "holds", "users", "api_keys", "key_issues")
-        counts = ", ".join(f"(select count(*) from {self.schema}.{table})" for table in tables)
+        """How many rows there are of everything that a caller may write, the services' too."""
+        known = ("entries", "holds", "users", "api_keys", "key_issues")
+        if self._tables is None:
+            found = query(
+                self.url, "select tablename from pg_tables where schemaname = %s", self.schema
+            )
+            self._tables = (*known, *sorted({name for (name,) in found} - set(known)))
+        counts = ", ".join(f"(select count(*) from {self.schema}.{name})" for name in self._tables)
         row: tuple[int, ...] = query(self.url, f"select {counts}")[0]
         return row
 
@@ -123,11 +145,13 @@ async def serving(
     engine: Engine | None,
     *,
     environment: Literal["development", "production"] = "production",
-    application: Application[Any] = SHARED,
+    application: Service | Application[Any] = SHARED,
+    beside: Sequence[Service] = (),
     **more: Any,
 ) -> AsyncIterator[Served]:
+    """Serve an application at the root, and services beside it; ``engine`` is to migrate all."""
     if engine is not None:
-        migrate(engine, schema, [application])
+        _migrate(url, schema, engine, [application, *beside])
     settings = Settings(
         database_url=SecretStr(url),
         shared_ledger_schema=schema,
@@ -138,10 +162,22 @@ async def serving(
         sweep_interval_s=0,
         **more,
     )
-    app = create_app(application, settings)
+    app = create_app(application, settings, beside=beside)
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
     async with (
         app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://ledger") as client,
+        httpx.AsyncClient(transport=transport, base_url=BASE_URL) as client,
     ):
         yield Served(client, app, url, schema)
+
+
+def _migrate(
+    url: str, schema: str, engine: Engine, served: Sequence[Service | Application[Any]]
+) -> None:
+    """Do what ``shared-ledger migrate`` does."""
+    migrate(
+        engine, schema, [one.application if isinstance(one, Service) else one for one in served]
+    )
+    for one in served:
+        if isinstance(one, Service) and one.migrations is not None:
+            migrate_application(url, schema, one.migrations)

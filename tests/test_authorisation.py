@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import jwt
@@ -16,6 +16,7 @@ from serving import (
     OPERATOR,
     PASSWORD,
     SECRET_KEY,
+    SERVICES,
     Served,
     bearer,
     kind,
@@ -25,9 +26,10 @@ from serving import (
 from shared_ledger import SHARED
 from shared_ledger.embedded import Cluster
 from shared_ledger.errors import ConfigurationError
-from shared_ledger.service import create_app, routes
-from shared_ledger.service.authorisation import RIGHTS
+from shared_ledger.service import Service, create_app, routes
+from shared_ledger.service.authorisation import KNOWN, RIGHTS, May, with_own
 from shared_ledger.service.direct import DirectRoute
+from shared_ledger.service.service import PREFIX, plain
 from shared_ledger.settings import Settings
 
 CALLERS = (
@@ -42,15 +44,20 @@ CALLERS = (
     "administrator",
 )
 
-# In the order of the callers. What is asked is alice's, in production; the scope is CREDIT_SPEND,
-# which her rule lets her post, and TRANSFER.
+# In the order of the callers. What is asked is alice's, in production; the scope is what her rule
+# lets her post, CREDIT_SPEND, and TRANSFER, and what the application's own routes post.
 OPEN = (200,) * 9
 READ = (401, 401, 401, 404, 200, 403, 200, 200, 200)
 POST = (401, 401, 401, 404, 201, 403, 403, 201, 404)
 SERVICE = (401, 401, 401, 403, 403, 403, 403, 201, 403)
 ADMIN = (401, 401, 401, 403, 403, 403, 403, 403, 200)
+EVERYBODY = (401, 401, 401, 200, 200, 403, 200, 200, 200)
+# What alice was given already: the right key comes after her.
+ONCE = (401, 401, 401, 404, 201, 403, 403, 200, 404)
+SELL = (401, 401, 401, 403, 403, 403, 403, 201, 201)
 MATRIX: dict[tuple[str, str], tuple[int, ...]] = {
     ("GET", "/health"): OPEN,
+    ("GET", "/health/ready"): OPEN,
     ("GET", "/metrics"): OPEN,
     ("GET", "/docs"): OPEN,
     ("GET", "/docs/oauth2-redirect"): OPEN,
@@ -80,7 +87,26 @@ MATRIX: dict[tuple[str, str], tuple[int, ...]] = {
     ("POST", "/admin/keys"): (*ADMIN[:-1], 201),
     ("POST", "/admin/keys/{key_id}/rotate"): ADMIN,
     ("DELETE", "/admin/keys/{key_id}"): ADMIN,
+    # The content application's own.
+    ("POST", "/api/v1/content/signup"): ONCE,
+    ("POST", "/api/v1/content/daily-reward"): ONCE,
+    ("GET", "/api/v1/content/content"): EVERYBODY,
+    ("POST", "/api/v1/content/content"): POST,
+    ("GET", "/api/v1/content/content/{content_id}"): EVERYBODY,
+    ("POST", "/api/v1/content/content/{content_id}/access"): POST,
+    # The shop's.
+    ("GET", "/api/v1/ecommerce/products"): EVERYBODY,
+    ("POST", "/api/v1/ecommerce/products"): SELL,
+    ("GET", "/api/v1/ecommerce/products/{product_id}"): EVERYBODY,
+    ("POST", "/api/v1/ecommerce/products/{product_id}/stock"): SELL,
+    ("GET", "/api/v1/ecommerce/orders"): READ,
+    ("POST", "/api/v1/ecommerce/orders"): POST,
+    ("GET", "/api/v1/ecommerce/orders/{order_id}"): READ,
+    ("POST", "/api/v1/ecommerce/orders/{order_id}/ship"): SELL,
+    ("POST", "/api/v1/ecommerce/orders/{order_id}/cancel"): (*POST[:-1], 201),
+    ("POST", "/api/v1/ecommerce/orders/{order_id}/refund"): SELL,
 }
+"""What is not below ``/api/v1/`` every application has, at the root and below its own path."""
 
 
 @pytest.fixture
@@ -95,8 +121,11 @@ async def developed(cluster: Cluster, schema: str, engine: Engine) -> AsyncItera
         yield served
 
 
-def callers(served: Served) -> dict[str, dict[str, str]]:
-    """The credentials of every kind of caller."""
+def callers(served: Served, service: Service) -> dict[str, dict[str, str]]:
+    """The credentials of every kind of caller of a service."""
+    application = service.application.name
+    own = {name for row in service.rights.values() if row for name in row.operations}
+    scope = ("CREDIT_SPEND", "TRANSFER", *own)
     alice = served.user("alice")
     expired = tokens(lifetime_s=-60).issue("alice")
     forged = tokens("another-signing-key-of-the-same-length-01").issue("alice")
@@ -106,9 +135,9 @@ def callers(served: Served) -> dict[str, dict[str, str]]:
         "forged": bearer(forged),
         "other user": served.user("bob"),
         "right user": alice,
-        "key of another application": served.key("bookings", ("CREDIT_SPEND", "TRANSFER")),
-        "key without the scope": served.key("shared", ("CREDIT_ADD",)),
-        "right key": served.key("shared", ("CREDIT_SPEND", "TRANSFER")),
+        "key of another application": served.key("bookings", scope),
+        "key without the scope": served.key(application, ("CREDIT_ADD",)),
+        "right key": served.key(application, scope),
         "administrator": served.user("root", is_admin=True),
     }
     assert tuple(credentials) == CALLERS
@@ -137,22 +166,75 @@ async def held(served: Served, owner_id: str = "alice", operation: str = "CREDIT
     return number
 
 
+async def made(served: Served, path: str, **body: Any) -> int:
+    """Let the operator make something, and return its id."""
+    answer = await served.client.post(path, json=body, headers=OPERATOR)
+    assert answer.status_code == 201, answer.text
+    number: int = answer.json()["id"]
+    return number
+
+
+async def key_made(served: Served) -> str:
+    return served.new_key()[0]
+
+
+async def published(served: Served) -> int:
+    """Create content of somebody who is none of the callers."""
+    return await made(served, "/content", **ARTICLE, owner_id="carol", nonce=served.nonce())
+
+
+async def stocked(served: Served) -> int:
+    return await made(served, "/products", **MUG, sku=served.nonce())
+
+
+async def ordered(served: Served) -> int:
+    product_id = await stocked(served)
+    return await made(served, "/orders", product_id=product_id, **ALICE, nonce=served.nonce())
+
+
+ALICE = {"owner_id": "alice"}
+ARTICLE = {"title": "Bread", "body": "Wait a day.", "price": 1}
+MUG = {"title": "A mug", "price": 1, "stock": 9}
+
+MAKERS: dict[str, Callable[[Served], Awaitable[int | str]]] = {
+    "entry_id": spent,
+    "hold_id": held,
+    "key_id": key_made,
+    "content_id": published,
+    "product_id": stocked,
+    "order_id": ordered,
+}
+"""How that comes to be of which a path has the number."""
+
+QUERIES = {
+    "/ledger/{owner_id}/statement": "?from=2025-01-01T00:00:00Z&to=2025-02-01T00:00:00Z",
+    "/orders": "?owner_id=alice",
+}
+
+
 async def asked(served: Served, method: str, path: str) -> dict[str, Any]:
     """What is sent to a route: a good request, for which everything is there."""
-    spend = {"operation": "CREDIT_SPEND", "owner_id": "alice"}
-    nonce = {"nonce": served.nonce()}
-    values: dict[str, Any] = {"owner_id": "alice"}
-    if "{entry_id}" in path:
-        values["entry_id"] = await spent(served)
-    if "{hold_id}" in path:
-        values["hold_id"] = await held(served)
-    if "{key_id}" in path:
-        values["key_id"] = served.new_key()[0]
+    values: dict[str, Any] = {**ALICE}
+    for name, make in MAKERS.items():
+        if f"{{{name}}}" in path:
+            values[name] = await make(served)
+    if path == "/orders/{order_id}/refund":
+        await made(served, f"/orders/{values['order_id']}/ship")
     url = path.format(**values)
-    if path.endswith("/statement"):
-        url += "?from=2025-01-01T00:00:00Z&to=2025-02-01T00:00:00Z"
+    if method != "POST":
+        return {"method": method, "url": url + QUERIES.get(path, "")}
+    if path == "/auth/token":
+        return {"method": method, "url": url, "data": {"username": "alice", "password": PASSWORD}}
+    if path == "/orders":
+        values["product_id"] = await stocked(served)
+    return {"method": method, "url": url, "json": body_of(served.nonce(), path, values)}
+
+
+def body_of(fresh: str, path: str, values: dict[str, Any]) -> dict[str, Any]:
+    nonce = {"nonce": fresh}
+    spend = {"operation": "CREDIT_SPEND", **ALICE}
     bodies: dict[str, Any] = {
-        "/auth/register": {"username": served.nonce().replace(" ", ""), "password": PASSWORD},
+        "/auth/register": {"username": fresh.replace(" ", ""), "password": PASSWORD},
         "/ledger": spend | nonce,
         "/ledger/": spend | nonce,
         # All or nothing, so that the answer has the status of what was refused.
@@ -163,41 +245,90 @@ async def asked(served: Served, method: str, path: str) -> dict[str, Any]:
         "/ledger/holds": spend | nonce,
         "/admin/keys": {"name": "a new one"},
         "/admin/keys/{key_id}/rotate": {},
+        "/signup": ALICE,
+        "/daily-reward": ALICE | {"nonce": "the same"},
+        "/content": ARTICLE | ALICE | nonce,
+        "/content/{content_id}/access": ALICE,
+        "/products": MUG | {"sku": fresh},
+        "/products/{product_id}/stock": {"change": 1, **nonce},
+        "/orders": {"product_id": values.get("product_id"), **ALICE, **nonce},
+        "/orders/{order_id}/ship": {},
+        "/orders/{order_id}/cancel": None,
     }
-    request: dict[str, Any] = {"method": method, "url": url}
-    if path == "/auth/token":
-        request["data"] = {"username": "alice", "password": PASSWORD}
-    elif method == "POST":
-        request["json"] = bodies.get(path, nonce)
-    return request
+    body: dict[str, Any] = bodies.get(path, nonce)
+    return body
 
 
-async def test_every_route_lets_in_whom_the_matrix_says(served: Served) -> None:
-    credentials = callers(served)
-    await fund(served, times=8)
+@pytest.mark.parametrize("service", [plain(SHARED), *SERVICES], ids=lambda s: s.application.name)
+async def test_every_route_lets_in_whom_the_matrix_says(
+    cluster: Cluster, schema: str, engine: Engine, service: Service
+) -> None:
+    path = service.path if service in SERVICES else ""
     wrong = []
-    for (method, path), expected in MATRIX.items():
-        for (who, headers), status in zip(credentials.items(), expected, strict=True):
-            request = await asked(served, method, path)
-            before = served.written()
-            answer = await served.client.request(headers=headers, **request)
-            if answer.status_code != status:
-                wrong.append((method, path, who, answer.status_code, answer.text))
-            if answer.status_code >= 400:
-                assert answer.headers["content-type"] == "application/problem+json"
-                assert served.written() == before, (method, path, who)
-            if answer.status_code == 401:
-                assert "Bearer" in answer.headers["www-authenticate"]
+    async with serving(cluster.url, schema, engine, beside=SERVICES) as everywhere:
+        credentials = callers(everywhere, service)
+        served = everywhere.at(path)
+        await fund(served, "alice", times=20)
+        await fund(served, "carol", times=20)
+        for (method, route), expected in rows_of(service).items():
+            for (who, headers), status in zip(credentials.items(), expected, strict=True):
+                request = await asked(served, method, route)
+                before = served.written()
+                answer = await served.client.request(headers=headers, **request)
+                if answer.status_code != status:
+                    wrong.append((method, route, who, answer.status_code, answer.text))
+                if answer.status_code >= 400:
+                    assert answer.headers["content-type"] == "application/problem+json"
+                    assert served.written() == before, (method, route, who)
+                if answer.status_code == 401:
+                    assert "Bearer" in answer.headers["www-authenticate"]
     assert not wrong
 
 
-def test_the_matrix_has_every_route() -> None:
-    assert MATRIX.keys() == RIGHTS.keys()
-    described = create_app(SHARED, Settings()).openapi()["paths"]
-    documented = {
-        (method.upper(), path) for path, methods in described.items() for method in methods
+def rows_of(service: Service) -> dict[tuple[str, str], tuple[int, ...]]:
+    """The rows of a service: the ledger's and its own, as they are at the root."""
+    return {
+        (method, path.removeprefix(service.path)): row
+        for (method, path), row in MATRIX.items()
+        if not path.startswith(PREFIX) or path.startswith(f"{service.path}/")
     }
-    assert documented <= MATRIX.keys()
+
+
+def test_the_matrix_has_every_route_of_every_application() -> None:
+    own = {(method, s.path + path) for s in SERVICES for method, path in s.rights}
+    assert MATRIX.keys() == RIGHTS.keys() | own
+    # No route is missing in the tables: the start would end.
+    create_app(SHARED, Settings(), beside=SERVICES)
+    for service in SERVICES:
+        described = create_app(service, Settings()).openapi()["paths"]
+        documented = {
+            (method.upper(), path) for path, methods in described.items() for method in methods
+        }
+        assert service.rights.keys() <= documented <= rows_of(service).keys()
+
+
+@pytest.mark.parametrize("service", [plain(SHARED), *SERVICES], ids=lambda s: s.application.name)
+def test_the_matrix_agrees_with_the_tables_of_rights(service: Service) -> None:
+    for route, rights in with_own(service.rights).items():
+        row = dict(zip(CALLERS, rows_of(service)[route], strict=True))
+        open_to_all = (rights is None, row["nobody"] < 400)
+        assert open_to_all in {(True, True), (False, False)}, route
+        if rights is None:
+            assert set(row.values()) <= {200, 201}, route
+            continue
+        assert {row["expired"], row["forged"], row["nobody"]} == {401}, route
+        for who, may in (
+            ("right user", rights.user),
+            ("right key", rights.service),
+            ("administrator", rights.administrator),
+        ):
+            assert (row[who] == 403) == (may is May.NOT), (route, who)
+        # A foreign account is not there; what of it is everybody's may be.
+        others = {May.ALL: {200}, May.OWN: {200, 404}, May.NOT: {403}}
+        assert row["other user"] in others[rights.user], route
+        assert row["key of another application"] == (200 if rights is KNOWN else 403), route
+        out_of_scope = 403 if rights.service in {May.SCOPE, May.NOT} else 200
+        assert row["key without the scope"] == out_of_scope, route
 
 
 def test_a_route_that_nobody_decided_about_ends_the_start(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -566,10 +566,12 @@ def get(url: str) -> Any:
 def test_serve_answers_until_it_is_told_to_stop(
     run: Run, served: Callable[..., subprocess.Popen[str]], number: int
 ) -> None:
+    assert run("migrate").exit_code == 0
     run("post", "CREDIT_ADD", "u")
     process = served("--json")
     assert process.stdout is not None
     ready = json.loads(process.stdout.readline())
+    assert ready["services"]["content"] == f"{ready['url']}/api/v1/content"
     assert ready["docs"] == f"{ready['url']}/docs"
     assert get(f"{ready['url']}/balance/u") == {"owner_id": "u", "balance": 10}
     process.send_signal(number)
@@ -582,10 +584,12 @@ def test_serve_starts_and_stops_the_embedded_database(
 ) -> None:
     process = served()
     assert process.stdout is not None
-    lines = [process.stdout.readline() for _ in range(7)]
+    lines = [process.stdout.readline() for _ in range(9)]
     assert re.search(r"service +http://127\.0\.0\.1:\d+", lines[1])
-    assert re.search(rf"database +embedded PostgreSQL \d+\.\d+ in {folder}/data", lines[4])
-    assert "x-token: secret-token" in lines[6]
+    assert re.search(r"content +http://127\.0\.0\.1:\d+/api/v1/content/docs", lines[4])
+    assert re.search(r"ecommerce +http://127\.0\.0\.1:\d+/api/v1/ecommerce/docs", lines[5])
+    assert re.search(rf"database +embedded PostgreSQL \d+\.\d+ in {folder}/data", lines[6])
+    assert "x-token: secret-token" in lines[8]
     assert (folder / "data/postgresql/postmaster.pid").exists()
     process.send_signal(signal.SIGTERM)
     assert process.communicate(timeout=30) == ("", "")

@@ -88,7 +88,7 @@ Wish = tuple[Any, ...]
 """A request that may name an earlier one by a number: which it is, is seen when it is asked."""
 
 GAINS = st.one_of(
-    st.tuples(st.just(ClubOperation.TOP_UP), AMOUNT, st.none() | LASTS, PRIORITY),
+    st.tuples(st.just(ClubOperation.TOP_UP), st.none() | AMOUNT, st.none() | LASTS, PRIORITY),
     st.tuples(st.just(ClubOperation.VOUCHER), AMOUNT, st.none() | LASTS, PRIORITY),
     st.tuples(st.just(ClubOperation.CREDIT_ADD), st.none(), st.none() | LASTS, st.none()),
     st.tuples(st.just(ClubOperation.PRIZE), AMOUNT, st.none() | LASTS, st.none()),
@@ -103,7 +103,7 @@ ONCE = st.tuples(st.sampled_from(CLAIMS), st.none(), st.none() | LASTS, st.none(
 SPENDS = st.tuples(
     st.just(ClubOperation.PURCHASE), st.integers(-15, 0) | ALL, st.none(), st.none()
 ) | st.tuples(
-    st.sampled_from([ClubOperation.CREDIT_SPEND, ClubOperation.VISIT]),
+    st.sampled_from([ClubOperation.CREDIT_SPEND, ClubOperation.PURCHASE, ClubOperation.VISIT]),
     st.none(),
     st.none(),
     st.none(),
@@ -118,7 +118,10 @@ HOLDS = st.tuples(
 )
 CAPTURES = st.tuples(st.just("capture"), WHICH, SOME, st.booleans(), FOREIGN)
 RELEASES = st.tuples(st.just("release"), WHICH, FOREIGN)
-REVERSALS = st.tuples(st.just("reverse"), WHICH, SOME, st.booleans(), FOREIGN)
+NAMES = st.sampled_from(
+    [None] * 6 + [ClubOperation.RETURN] * 4 + [ClubOperation.PURCHASE, *ClubOperation]
+)
+REVERSALS = st.tuples(st.just("reverse"), WHICH, SOME, st.booleans(), FOREIGN, NAMES)
 CHANGES = st.one_of(
     st.none(),
     st.tuples(st.just("kind"), st.none()),
@@ -301,9 +304,9 @@ class Steps(RuleBasedStateMachine):
                     metadata=metadata,
                 )
             case "hold", owner, amount, lasts, until:
-                operation = ClubOperation.CREDIT_SPEND
+                operation = ClubOperation.PURCHASE
                 if amount is not None:
-                    operation, amount = ClubOperation.PURCHASE, self.amount(owner, amount)
+                    amount = self.amount(owner, amount)
                 if until and lasts is not None:
                     at = self.model.now + lasts
                     return PlaceHold(operation, owner, nonce, amount, expires_at=at)
@@ -314,7 +317,7 @@ class Steps(RuleBasedStateMachine):
             case "release", which, foreign:
                 hold_id = self.hold_id(name, which, foreign)
                 return hold_id and ReleaseHold(hold_id, nonce)
-            case "reverse", which, amount, allow_debt, foreign:
+            case "reverse", which, amount, allow_debt, foreign, operation:
                 # Of another application's, or of what cannot be reversed, only now and then.
                 lines = [
                     line
@@ -324,7 +327,9 @@ class Steps(RuleBasedStateMachine):
                 lines.sort(key=lambda line: (self.model.left(line) > 0, line.number))
                 ids = [line.id for line in reversed(lines) if line.id]
                 entry_id = ids[which % len(ids)] if ids else 0
-                return entry_id and Reversal(entry_id, nonce, amount, allow_debt)
+                return entry_id and Reversal(
+                    entry_id, nonce, amount, allow_debt, operation=operation
+                )
             case "again", which, change:
                 earlier = [request for app, request in reversed(self.asked) if app == name]
                 return earlier and changed(earlier[which % len(earlier)], change)

@@ -31,11 +31,12 @@ from shared_ledger import (
     SharedOperation,
 )
 from shared_ledger.book import Account
+from shared_ledger.changes import Book, Changes
 from shared_ledger.checks import MAX_METADATA_BYTES, MAX_METADATA_DEPTH, check_owner_id
-from shared_ledger.commands import Command, command_of
+from shared_ledger.commands import Command
 from shared_ledger.decide import decide
-from shared_ledger.hand import Book, Changes
 from shared_ledger.operations import INT64_MAX, INT64_MIN
+from shared_ledger.requests import command_of
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 DAILY, SIGN_UP = SharedOperation.DAILY_REWARD, SharedOperation.SIGNUP_CREDIT
@@ -613,7 +614,7 @@ BAD_AMOUNTS: list[Any] = [
     (ADD, "10", "is a whole number, not str"),
     (ADD, Decimal(10), "is a whole number, not Decimal"),
     (ShopOperation.REFUND_ITEM, True, "is a whole number, not bool"),
-    (ShopOperation.REFUND_ITEM, None, "is required: this operation has no fixed amount"),
+    (ShopOperation.REFUND_ITEM, None, "is required: this operation has no default amount"),
     (ShopOperation.REFUND_ITEM, 0, "0 is not within 1 to 1000"),
     (ShopOperation.REFUND_ITEM, 1_001, "1001 is not within 1 to 1000"),
     (ShopOperation.REFUND_ITEM, -1, "-1 has the wrong sign: this operation gives credits"),
@@ -756,6 +757,6 @@ def test_no_value_at_all_gives_another_error_than_invalid_posting(
             except InvalidPosting as refusal:
                 problem = refusal
             if problem is not None:
-                # Of an operation without a fixed amount the amount is missing.
+                # Of an operation without a default the amount is missing.
                 assert problem.field in {*fields, "amount"}
                 assert str(problem).startswith(f"{problem.field} ")

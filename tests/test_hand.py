@@ -26,9 +26,10 @@ from shared_ledger import (
     Transfer,
 )
 from shared_ledger.book import Account, AccountKey, Entry, Grant, Hold
-from shared_ledger.commands import AnyCommand, SweepCommand, atomic, command_of_request
+from shared_ledger.changes import Book, Changes
+from shared_ledger.commands import AnyCommand, SweepCommand, atomic
 from shared_ledger.decide import Together, decide
-from shared_ledger.hand import Book, Changes
+from shared_ledger.requests import command_of_request
 
 NOW = datetime(2027, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)

@@ -39,8 +39,8 @@ from shared_ledger import (
     SharedOperation,
     Transfer,
 )
-from shared_ledger.commands import command_of
 from shared_ledger.embedded import Cluster
+from shared_ledger.requests import command_of
 from shared_ledger.store import Store
 
 Club = Ledger[ClubOperation]

@@ -405,6 +405,7 @@ def test_downgrade_to_the_first_revision_keeps_all_if_nothing_new_was_used(
         Transfer(source="ann", destination="bob", amount=1, nonce="t"),
         Group("g", [Part(ClubOperation.GIFT, "ann", 1)]),
         Reversal(1, "r"),
+        Reversal(1, "r", operation=ClubOperation.PURCHASE),
         bonus("ann", "b", 1),
         Posting(ClubOperation.PROMOTION, "ann", "p", 1),
     ],

@@ -17,12 +17,13 @@ from shared_ledger import (
     BaseLedgerOperation,
     ConfigurationError,
     InvalidPosting,
+    PlaceHold,
     Posting,
     Rule,
     SharedOperation,
 )
-from shared_ledger.commands import command_of
 from shared_ledger.operations import INT64_MAX, INT64_MIN
+from shared_ledger.requests import command_of, command_of_request
 
 SHARED_NAMES = ["DAILY_REWARD", "SIGNUP_CREDIT", "CREDIT_SPEND", "CREDIT_ADD"]
 
@@ -178,6 +179,11 @@ def test_counterparty_may_be_named() -> None:
         ({"maximum": INT64_MAX + 1}, "64-bit integer"),
         # Its negative, which the counterparty gains, would leave the range.
         ({"minimum": INT64_MIN}, "64-bit integer"),
+        ({"default": -2}, "default is a whole number within -1 to 1, not -2"),
+        ({"default": 2}, "within -1 to 1, not 2"),
+        ({"default": True}, "within -1 to 1, not True"),
+        ({"default": 0.5}, r"within -1 to 1, not 0\.5"),
+        ({"minimum": 1, "default": 0}, "within 1 to 1, not 0"),
         ({"counterparty": "user1"}, "'user1' is not a system account"),
         ({"counterparty": "@"}, "not a system account"),
         ({"counterparty": "@Issued"}, "not a system account"),
@@ -207,6 +213,57 @@ def test_counterparty_may_be_named() -> None:
 def test_rule_that_cannot_work_is_refused(given: dict[str, Any], problem: str) -> None:
     with pytest.raises(ConfigurationError, match=problem):
         Rule.variable(**{"minimum": -1, "maximum": 1, **given})
+
+
+def test_rule_has_the_default_it_is_given_and_a_fixed_amount_is_its_own() -> None:
+    assert Rule.variable(minimum=-9, maximum=9).default is None
+    assert Rule.variable(minimum=-9, maximum=9, default=0).default == 0
+    assert Rule.fixed(5).default == 5
+    assert Rule.variable(minimum=5, maximum=5) == Rule.fixed(5)
+
+
+def bookings(default: int | None) -> Application[Any]:
+    """An application whose bookings take up to 9 credits, or give as many."""
+    operations = composed("Bookings", with_shared(BOOKING="BOOKING"))
+    rule = Rule.variable(minimum=-9, maximum=9, default=default)
+    return Application("bookings", operations, rules={operations.BOOKING: rule})
+
+
+@pytest.mark.parametrize("default", [-9, -5, 0, 9])
+def test_posting_without_an_amount_moves_the_default(default: int) -> None:
+    application = bookings(default)
+    booking = application.operation("BOOKING")
+    left_out = command_of(application, Posting(booking, "user1", "n1"))
+    assert (left_out.amount, left_out.amount_given) == (default, False)
+    said = command_of(application, Posting(booking, "user1", "n1", -3))
+    assert (said.amount, said.amount_given) == (-3, True)
+
+
+def hold(application: Application[Any], amount: int | None) -> Any:
+    booking = application.operation("BOOKING")
+    return command_of_request(application, PlaceHold(booking, "user1", "n1", amount), {}, {})
+
+
+def test_hold_without_an_amount_reserves_what_the_default_takes() -> None:
+    left_out, said = (hold(bookings(-5), amount) for amount in (None, 3))
+    assert (left_out.amount, left_out.amount_given) == (5, False)
+    assert (said.amount, said.amount_given) == (3, True)
+
+
+@pytest.mark.parametrize(
+    ("default", "problem"),
+    [
+        (None, "is required: this operation has no default amount"),
+        (0, "is required: the default 0 takes no credits"),
+        (5, "is required: the default 5 takes no credits"),
+    ],
+)
+def test_hold_without_an_amount_needs_a_default_that_takes_credits(
+    default: int | None, problem: str
+) -> None:
+    with pytest.raises(InvalidPosting) as caught:
+        hold(bookings(default), None)
+    assert (caught.value.field, caught.value.problem) == ("amount", problem)
 
 
 @pytest.mark.parametrize("once", [None, "ever", "day", "week", "month"])

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
+from typing import Any
 
 import pytest
 
 from builders import (
     CLUB,
     SHARED,
+    SHOP,
     ClubOperation,
+    ShopOperation,
+    adjust,
     assert_sound,
     balances,
     bonus,
@@ -34,13 +39,17 @@ from shared_ledger import (
     Part,
     Posted,
     Posting,
+    Refusal,
     Reversal,
     ReversalExceedsEntry,
     Transfer,
 )
+from shared_ledger.connections import make_engine
 from shared_ledger.embedded import Cluster
 
 Club = Ledger[ClubOperation]
+Shop = Ledger[ShopOperation]
+REFUND = ShopOperation.REFUND_ITEM
 HOUR = timedelta(hours=1)
 
 
@@ -49,6 +58,14 @@ def club(clock: Clock, cluster: Cluster, schema: str) -> Iterator[Club]:
     """A ledger over a new book, which is sound whatever a test does."""
     with Ledger(CLUB, clock.url, schema=schema, migrate=True) as club:
         yield club
+        assert_sound(cluster.url, schema)
+
+
+@pytest.fixture
+def shop(clock: Clock, cluster: Cluster, schema: str) -> Iterator[Shop]:
+    """A ledger that names its refunds, over a new book, which is sound whatever a test does."""
+    with Ledger(SHOP, clock.url, schema=schema, migrate=True) as shop:
+        yield shop
         assert_sound(cluster.url, schema)
 
 
@@ -351,3 +368,185 @@ async def test_coroutine_reverses(club: Club) -> None:
     assert (await club.apost(Reversal(given.id, "r"))).entry.amount == -10
     outcomes = await club.apost_batch([Reversal(given.id, "r"), Reversal(given.id, "r2")])
     assert [type(outcome) for outcome in outcomes] == [Posted, ReversalExceedsEntry]
+
+
+# --- under an operation of the application's own ---
+
+
+def voucher(nonce: str, amount: int) -> Posting[ShopOperation]:
+    return Posting(ShopOperation.ADJUSTMENT, "ann", nonce, amount, expires_in=HOUR)
+
+
+def purchase(shop: Shop, amount: int) -> Entry:
+    """A purchase for which a voucher of 6 pays first, and then what never expires."""
+    shop.post_batch([adjust("ann", "funds", 10_000), voucher("voucher", 6)])
+    return shop.post(Posting(ShopOperation.PURCHASE, "ann", "bought", -amount)).entry
+
+
+def left(shop: Shop) -> list[int]:
+    return [grant.remaining for grant in shop.grants("ann")]
+
+
+def test_refund_in_parts_goes_back_to_what_paid_and_never_is_more(
+    shop: Shop, cluster: Cluster, schema: str
+) -> None:
+    bought = purchase(shop, 10)
+    refund = shop.post(Reversal(bought.id, "r1", 7, metadata={"item": 1}, operation=REFUND)).entry
+    assert (refund.operation, refund.amount, refund.reverses) == ("REFUND_ITEM", 7, bought.id)
+    assert (refund.counterparty, refund.metadata) == (bought.counterparty, {"item": 1})
+    assert left(shop) == [3]
+    with pytest.raises(ReversalExceedsEntry) as caught:
+        shop.post(Reversal(bought.id, "r2", 4, operation=REFUND))
+    assert (caught.value.left, caught.value.required) == (3, 4)
+    assert shop.post(Reversal(bought.id, "r3", operation=REFUND)).entry.amount == 3
+    assert left(shop) == [6]
+    # Under whatever name.
+    for operation in (None, REFUND):
+        with pytest.raises(ReversalExceedsEntry):
+            shop.post(Reversal(bought.id, "r4", operation=operation))
+    assert balances(cluster.url, schema)["@spent", "credits"] == 0
+
+
+def test_gain_is_taken_back_under_an_operation_that_takes(
+    shop: Shop, cluster: Cluster, schema: str
+) -> None:
+    given = shop.post(adjust("ann", "given", 10)).entry
+    back = shop.post(Reversal(given.id, "r", operation=ShopOperation.PURCHASE)).entry
+    assert (back.operation, back.amount, back.balance_after) == ("PURCHASE", -10, 0)
+    # From where it came, and not to where a purchase goes.
+    assert back.counterparty == given.counterparty
+    assert balances(cluster.url, schema)[given.counterparty, "credits"] == 0
+
+
+def test_named_reversal_replays(shop: Shop, cluster: Cluster, schema: str) -> None:
+    bought = purchase(shop, 10)
+    named = shop.post(Reversal(bought.id, "named", 4, operation=REFUND))
+    again = Posted(named.entry, replayed=True)
+    assert shop.post(Reversal(bought.id, "named", 4, operation=REFUND)) == again
+    # What was left out asks for what was decided then.
+    assert shop.post(Reversal(bought.id, "named")) == again
+    assert query(cluster.url, f"select count(*) from {schema}.entries") == [(4,)]
+
+
+def test_repeated_reversal_under_another_operation_is_refused(shop: Shop) -> None:
+    bought = purchase(shop, 10)
+    shop.post(Reversal(bought.id, "named", 4, operation=REFUND))
+    shop.post(Reversal(bought.id, "plain", 4))
+    for nonce, operation, recorded in [
+        ("named", ShopOperation.ADJUSTMENT, "REFUND_ITEM"),
+        ("plain", REFUND, "REVERSAL"),
+    ]:
+        with pytest.raises(NonceReused) as caught:
+            shop.post(Reversal(bought.id, nonce, 4, operation=operation))
+        assert (caught.value.field, caught.value.recorded) == ("operation", recorded)
+        assert caught.value.given == operation
+    with pytest.raises(NonceReused) as caught:
+        shop.post(Posting(REFUND, "ann", "named", 4))
+    assert (caught.value.recorded, caught.value.given) == ("reversal", "posting")
+
+
+@pytest.mark.parametrize(
+    ("operation", "amount", "problem"),
+    [
+        (ShopOperation.PURCHASE, 4, "4 has the wrong sign: this operation takes credits"),
+        (ShopOperation.PURCHASE, None, "1500 has the wrong sign: this operation takes credits"),
+        (ShopOperation.CREDIT_ADD, 4, "is fixed at 10 for this operation"),
+        (ShopOperation.CONTENT_ACCESS, None, "is fixed at 0 for this operation"),
+        (REFUND, 1_001, "1001 is not within 1 to 1000"),
+        (REFUND, None, "1500 is not within 1 to 1000"),
+    ],
+)
+def test_reversal_of_more_than_its_operation_allows_is_refused(
+    shop: Shop, operation: ShopOperation, amount: int | None, problem: str
+) -> None:
+    shop.post(adjust("ann", "funds", 10_000))
+    spent = shop.post(adjust("ann", "spent", -1_500)).entry
+    with pytest.raises(InvalidPosting) as caught:
+        shop.post(Reversal(spent.id, "r", amount, operation=operation))
+    assert (caught.value.field, caught.value.problem) == ("amount", problem)
+    # What is left of it may be allowed.
+    shop.post(Reversal(spent.id, "r", 500, operation=REFUND))
+    assert shop.post(Reversal(spent.id, "rest", operation=REFUND)).entry.amount == 1_000
+
+
+@pytest.mark.parametrize(
+    ("operation", "problem"),
+    [
+        ("GIFT", "'GIFT' is not one of shop's"),
+        ("REVERSAL", "'REVERSAL' is not one of shop's"),
+        (ShopOperation.SIGNUP_CREDIT, "SIGNUP_CREDIT is allowed once per period"),
+        (ShopOperation.DAILY_REWARD, "DAILY_REWARD is allowed once per period"),
+        (ShopOperation.LOYALTY_POINT, "LOYALTY_POINT moves points, but the entry moved credits"),
+    ],
+)
+def test_operation_that_cannot_show_a_reversal_is_refused(
+    shop: Shop, operation: Any, problem: str
+) -> None:
+    bought = purchase(shop, 10)
+    with pytest.raises(InvalidPosting) as caught:
+        shop.post(Reversal(bought.id, "r", 1, operation=operation))
+    assert caught.value.field == "operation"
+    assert caught.value.problem.startswith(problem)
+
+
+@pytest.mark.parametrize(
+    "operation", [ClubOperation.BONUS, ClubOperation.PROMOTION, ClubOperation.DAILY_PROMOTION]
+)
+def test_operation_with_an_expiry_or_a_budget_shows_no_reversal(
+    club: Club, operation: ClubOperation
+) -> None:
+    club.post(gift("ann", "funds", 10))
+    spent = club.post(buy("ann", "b", 4)).entry
+    with pytest.raises(InvalidPosting) as caught:
+        club.post(Reversal(spent.id, "r", operation=operation))
+    assert caught.value.field == "operation"
+    assert caught.value.problem.startswith(f"{operation} has an expiry or a budget")
+
+
+def test_reversal_of_a_transfer_is_the_ledgers_own(shop: Shop) -> None:
+    shop.post(adjust("ann", "funds", 10))
+    sent = shop.post(Transfer(source="ann", destination="bob", amount=4, nonce="t"))
+    for entry in (sent.entry, *sent.group):
+        with pytest.raises(InvalidPosting) as caught:
+            shop.post(Reversal(entry.id, "r", operation=ShopOperation.ADJUSTMENT))
+        assert caught.value.field == "operation"
+
+
+def test_refund_is_not_reversible(shop: Shop) -> None:
+    bought = purchase(shop, 10)
+    refund = shop.post(Reversal(bought.id, "r", operation=REFUND)).entry
+    for operation in (None, ShopOperation.PURCHASE):
+        with pytest.raises(NotReversible) as caught:
+            shop.post(Reversal(refund.id, "r2", operation=operation))
+        assert caught.value.reason == "it is a reversal itself"
+
+
+def test_named_reversals_in_a_batch_see_each_other(shop: Shop) -> None:
+    bought = purchase(shop, 10)
+    parts = [Reversal(bought.id, f"r{n}", 4, operation=REFUND) for n in range(3)]
+    refused = shop.post_batch(parts, atomic=True)
+    assert [outcome.code for outcome in refused if isinstance(outcome, Refusal)] == [
+        "batch_refused",
+        "batch_refused",
+        "reversal_exceeds_entry",
+    ]
+    outcomes = shop.post_batch([*parts, Reversal(bought.id, "rest", operation=REFUND)])
+    assert [type(outcome) for outcome in outcomes] == [Posted, Posted, ReversalExceedsEntry, Posted]
+    assert left(shop) == [6]
+
+
+def test_refund_is_quoted_and_posted_in_the_callers_transaction(shop: Shop, clock: Clock) -> None:
+    bought = purchase(shop, 10)
+    refund = Reversal(bought.id, "r", operation=REFUND)
+    (quoted,) = shop.quote(refund).entries
+    assert (quoted.operation, quoted.amount) == ("REFUND_ITEM", 10)
+    too_little = Reversal(bought.id, "r", operation=ShopOperation.CONTENT_ACCESS)
+    engine = make_engine(clock.url)
+    with engine.begin() as connection:
+        for ask in (shop.quote, partial(shop.post_in, connection)):
+            with pytest.raises(InvalidPosting, match="amount is fixed at 0"):
+                ask(too_little)
+        entry = shop.post_in(connection, refund).entry
+    engine.dispose()
+    assert (entry.operation, entry.amount, entry.reverses) == ("REFUND_ITEM", 10, bought.id)
+    assert left(shop) == [6]

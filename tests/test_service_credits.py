@@ -130,11 +130,6 @@ def kind(problem: Mapping[str, Any]) -> str:
     return str(problem["type"]).removeprefix("urn:shared-ledger:problem:")
 
 
-def known(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """What is not null: the framework leaves that out of an example."""
-    return {name: value for name, value in fields.items() if value is not None}
-
-
 def purchase(nonce: str, amount: Any = -1, owner_id: str = "user1") -> dict[str, Any]:
     return {"operation": "PURCHASE", "owner_id": owner_id, "nonce": nonce, "amount": amount}
 
@@ -176,27 +171,6 @@ async def test_every_body_must_be_json_of_the_right_size_and_kind(
         answer = await client.post(path, content=content)
         assert answer.status_code == status, (content[:9], answer.text)
         assert answer.headers["content-type"] == "application/problem+json"
-
-
-async def test_every_route_is_documented_with_examples(client: httpx.AsyncClient) -> None:
-    described = await get(client, "/openapi.json")
-    documented = set()
-    for path, operations in described["paths"].items():
-        if not path.startswith(("/ledger", "/balance")):
-            continue
-        for method, operation in operations.items():
-            documented.add((method, path))
-            assert operation["summary"], path
-            assert operation["description"], path
-            if method == "post":
-                assert "example" in operation["requestBody"]["content"]["application/json"], path
-            good = [a for status, a in operation["responses"].items() if status < "300"]
-            assert good, path
-            for answer in good:
-                assert all("example" in content for content in answer["content"].values()), path
-            parameters = {p["name"] for p in operation["parameters"]} if "{" in path else set()
-            assert all(part[1:-1] in parameters for part in path.split("/") if "{" in part), path
-    assert len(documented) == len(POSTS) + len(GETS) - 1  # one of them is asked for twice
 
 
 async def test_the_examples_do_what_they_say(client: httpx.AsyncClient) -> None:
@@ -249,10 +223,10 @@ async def test_the_examples_of_reading_have_the_fields_of_the_answers(
             | ({"limit": "1"} if path.endswith("entries") else {}),
         )
         shown = operations["get"]["responses"]["200"]["content"]["application/json"]["example"]
-        assert set(known(answer.json())) == set(shown), path
+        assert set(answer.json()) == set(shown), path
         for name in ("grants", "holds"):
             for one, real in zip(shown.get(name, ()), answer.json().get(name, ()), strict=True):
-                assert set(known(real)) == set(one)
+                assert set(real) == set(one)
 
 
 async def test_metrics_name_the_pattern_of_a_path_not_the_path(client: httpx.AsyncClient) -> None:
@@ -268,21 +242,6 @@ async def test_metrics_name_the_pattern_of_a_path_not_the_path(client: httpx.Asy
         ("POST", "/ledger/holds/{hold_id}/capture", 201),
     ):
         assert f'{{method="{method}",route="{route}",status="{status}"}} 1.0' in text
-
-
-@pytest.mark.parametrize(
-    ("method", "path"),
-    [
-        ("DELETE", "/ledger/batch"),
-        ("GET", "/ledger/holds/1/capture"),
-        ("POST", "/ledger/user1/entries"),
-        ("POST", "/ledger/holds/1"),
-    ],
-)
-async def test_another_method_is_405(client: httpx.AsyncClient, method: str, path: str) -> None:
-    answer = await client.request(method, path)
-    assert answer.status_code == 405
-    assert answer.headers["content-type"] == "application/problem+json"
 
 
 async def test_an_owner_may_be_called_as_a_part_of_a_path(client: httpx.AsyncClient) -> None:
@@ -541,7 +500,7 @@ async def test_a_groups_nonce_with_another_body_is_409_and_names_the_entry(
     other = {"nonce": "sale", "entries": [first, second | {"amount": 2}]}
     problem = await send(client, "/ledger/groups", 409, other)
     assert problem["field"] == "entries[1].amount"
-    assert kind(problem) == "nonce_reused_with_different_entries[1].amount"
+    assert kind(problem) == "nonce_reused_with_different_amount"
 
 
 # Transfers
@@ -1033,9 +992,6 @@ async def test_the_name_of_the_file_is_safe_whatever_the_owner_is_called(
 ) -> None:
     path = f"/ledger/{quote(owner_id, safe='')}/statement?{PERIOD}&format=csv"
     answer = await client.get(path)
-    if "/" in owner_id:
-        assert answer.status_code == 404
-        return
     name = answer.headers["content-disposition"].removeprefix('attachment; filename="')
     stem = name.removesuffix('.csv"')
     assert stem.replace("-", "").replace("_", "").isalnum()

@@ -15,6 +15,7 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in (
         *("DATABASE_URL", "DB_HOST", "API_TOKEN", "ENVIRONMENT", "PORT", "HOST"),
         *("SECRET_KEY", "SECRET_KEY_PREVIOUS", "TOKEN_LIFETIME_S"),
+        *("REDIS_URL", "CACHE_TTL_S"),
     ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
@@ -41,6 +42,25 @@ def test_the_parts_of_a_url_are_put_together_and_quoted(monkeypatch: pytest.Monk
     assert load_settings().url == "postgresql://led%3Ager:p%40ss%2Fword@db:5432/books"
 
 
+@pytest.mark.parametrize(
+    ("url", "cache"),
+    [
+        ("", None),
+        ("redis://:p%40ss@redis:6380/1", "redis://:p%40ss@redis:6380/1"),
+        ("rediss://redis", "rediss://redis"),
+        ("unix:///run/redis.sock?db=1", "unix:///run/redis.sock?db=1"),
+    ],
+)
+def test_balances_are_kept_where_redis_url_says(
+    monkeypatch: pytest.MonkeyPatch, url: str, cache: str | None
+) -> None:
+    assert (load_settings().cache_url, load_settings().cache_ttl_s) == (None, 5)
+    monkeypatch.setenv("REDIS_URL", url)
+    monkeypatch.setenv("CACHE_TTL_S", "0.5")
+    assert (load_settings().cache_url, load_settings().cache_ttl_s) == (cache, 0.5)
+    assert "p%40ss" not in repr(load_settings())
+
+
 def test_a_file_named_env_is_read(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("PORT=9001\n")
     assert load_settings().port == 9001
@@ -57,6 +77,14 @@ def test_a_file_named_env_is_read(tmp_path: Path) -> None:
         ("SHARED_LEDGER_SCHEMA", "a; drop", "SHARED_LEDGER_SCHEMA: the schema 'a; drop' is not"),
         ("API_TOKEN", "", "API_TOKEN is empty"),
         ("TOKEN_LIFETIME_S", "0", "TOKEN_LIFETIME_S: is a number of seconds from 1 to 86400"),
+        ("REDIS_URL", "hunter2", "REDIS_URL: the Redis URL is not one of Redis: it begins with"),
+        ("REDIS_URL", "http://:hunter2@redis", "REDIS_URL: the Redis URL is not one of Redis"),
+        ("REDIS_URL", "redis://:hunter2@redis:x", "REDIS_URL: the Redis URL is not one of Redis"),
+        ("REDIS_URL", "unix://", "REDIS_URL: the Redis URL is not one of Redis"),
+        ("CACHE_TTL_S", "0", "CACHE_TTL_S: a cache keeps a balance for more than 0 to 3600"),
+        ("CACHE_TTL_S", "3601", "CACHE_TTL_S: a cache keeps a balance for more than 0 to 3600"),
+        ("CACHE_TTL_S", "nan", "CACHE_TTL_S: a cache keeps a balance for more than 0 to 3600"),
+        ("SHUTDOWN_DELAY_S", "-1", "SHUTDOWN_DELAY_S: is a number of seconds from 0 to 300"),
     ],
 )
 def test_a_wrong_value_is_one_clear_line(

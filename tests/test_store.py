@@ -30,8 +30,8 @@ from shared_ledger.connections import make_engine
 from shared_ledger.embedded import Cluster
 from shared_ledger.hand import Hand
 from shared_ledger.migrations import migrate
-from shared_ledger.rows import text_array
 from shared_ledger.schema import ENTRY_COLUMNS
+from shared_ledger.sql import text_array
 from shared_ledger.store import PLAIN_COLUMNS, copy_text
 
 SharedLedger = Ledger[SharedOperation]

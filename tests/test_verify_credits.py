@@ -121,6 +121,13 @@ def write_all(club: Club, clock: Clock) -> Iterator[None]:
     second = club.post(buy("hal", "hal buys more", 10)).entry.id
     club.post_batch([Reversal(first, "hal back", 8), Reversal(second, "hal back more")])
     yield
+    # Mia's purchase and her bonus are taken back under other names, which the application gave.
+    club.post_batch([bonus("mia", "mia 10", 10), gift("mia", "mia plain", 6)])
+    spent = club.post(buy("mia", "mia buys", 12)).entry.id
+    club.post(Reversal(spent, "mia back", 7, operation=ClubOperation.GIFT))
+    more = club.post(bonus("mia", "mia 4", 4)).entry.id
+    club.post(Reversal(more, "mia less", operation=ClubOperation.PURCHASE))
+    yield
     # Kim's hold reserves nothing but what expires, Lea's both; nobody has looked at Jan's since.
     club.post_batch([bonus("kim", "kim 10", 10), bonus("lea", "lea 5", 5), gift("lea", "lea 9", 9)])
     hold("kim", "kim holds", 6)
@@ -459,6 +466,12 @@ DAMAGE = [
         "update entries set operation = 'REVERSAL' where id = <kim 10>",
     ),
     damage(
+        "a reversal under another name gave a grant",
+        "grant_of_what_gives_none reversal_differs_from_its_entry "
+        "reversal_of_what_cannot_be_reversed",
+        "update entries set reverses = <mia buys> where id = <mia 4>",
+    ),
+    damage(
         "a grant had expired when it was given",
         "grant_expires_before_it_was_given burned_after_it_had_expired",
         "update grants set expires_on = granted_on where id = <<ann first>>",
@@ -565,6 +578,31 @@ DAMAGE = [
         "update entries set reverses = <hal plain> where id = <hal back more>",
     ),
     damage(
+        "a reversal is called what its application does not know",
+        "reversal_differs_from_its_entry",
+        "delete from operations where operation = 'GIFT'",
+    ),
+    damage(
+        "a transfer is reversed under another name",
+        "reversal_differs_from_its_entry",
+        "update entries set operation = 'GIFT' where id = <ann to bob back>",
+    ),
+    damage(
+        "a reversal reverses nothing",
+        "reversal_without_its_entry",
+        "update entries set operation = 'REVERSAL', reverses = null where id = <mia less>",
+    ),
+    damage(
+        "a reversal under another name is reversed",
+        "reversal_of_what_cannot_be_reversed reversal_differs_from_its_entry",
+        "update entries set reverses = <mia back> where id = <mia less>",
+    ),
+    damage(
+        "a gain gave back, and does not say what it reverses",
+        "burn_has_the_wrong_sign gain_took_of_another_grant given_back_more_than_was_taken",
+        "update entries set reverses = null where id = <mia back>",
+    ),
+    damage(
         "an expiry is reversed",
         "reversal_of_what_cannot_be_reversed reversal_differs_from_its_entry",
         f"update entries set reverses = {CARLS_EXPIRY} where id = <carl back>",
@@ -664,6 +702,12 @@ def test_damage_is_found_and_nothing_else(
         assert done.rowcount != 0, statement
     report = verify(open_to_damage, book_tables(SCHEMA))
     assert {found.kind for found in report.disagreements} == damaged.kinds
+
+
+def test_what_a_reversal_gives_back_is_of_no_budget(open_to_damage: Connection) -> None:
+    named = "update entries set operation = 'PROMOTION' where id = <mia back>"
+    assert open_to_damage.execute(sa.text(ids_for(named))).rowcount == 1
+    assert verify(open_to_damage, book_tables(SCHEMA)).disagreements == []
 
 
 def test_every_question_is_answered_by_some_damage() -> None:

@@ -49,10 +49,10 @@ from shared_ledger import (
     store,
     writer,
 )
+from shared_ledger.changes import Book
 from shared_ledger.commands import Command
 from shared_ledger.decide import Decision
 from shared_ledger.embedded import Cluster
-from shared_ledger.hand import Book
 from shared_ledger.operations import INT64_MAX
 from shared_ledger.writer import BatchReport
 

@@ -8,12 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Generic, Literal
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import msgspec
 
 from shared_ledger.errors import Refusal
-from shared_ledger.operations import CREDITS, OperationT
+from shared_ledger.operations import CREDITS, BaseLedgerOperation, OperationT
+
+if TYPE_CHECKING:
+    from typing import Never
+
+    # Python's own has defaults from 3.13 on.
+    from typing_extensions import TypeVar as DefaultTypeVar
+
+    # A reversal that names no operation is one of any application's.
+    OperationT_co = DefaultTypeVar(
+        "OperationT_co", bound=BaseLedgerOperation, covariant=True, default=Never
+    )
+else:
+    OperationT_co = TypeVar("OperationT_co", bound=BaseLedgerOperation, covariant=True)
 
 
 class Posting(msgspec.Struct, Generic[OperationT], frozen=True, gc=False):
@@ -29,7 +42,7 @@ class Posting(msgspec.Struct, Generic[OperationT], frozen=True, gc=False):
         The caller's name for this posting, unique per application and owner, for ever. Posting it
         again returns the first result.
     amount
-        Signed, in whole units of the asset. May be left out where the rule fixes it.
+        Signed, in whole units of the asset. May be left out where the rule has a default.
     metadata
         A JSON object of at most 8 KiB, kept with the entry.
     expires_in
@@ -90,7 +103,7 @@ class PlaceHold(msgspec.Struct, Generic[OperationT], frozen=True):
     operation
         What a capture will post.
     amount
-        Positive: how much is reserved. May be left out where the rule fixes it.
+        Positive: how much is reserved. May be left out where the rule has a default.
     expires_in, expires_at
         When what was not captured becomes available again: one of the two, or 7 days.
     """
@@ -124,11 +137,18 @@ class ReleaseHold(msgspec.Struct, frozen=True):
     nonce: str
 
 
-class Reversal(msgspec.Struct, frozen=True):
+class Reversal(msgspec.Struct, Generic[OperationT_co], frozen=True):
     """Take an entry back, all that is left of it or ``amount`` (positive).
 
     A spend goes back to the credits that paid for it. A gain that was spent already is refused, or
     with ``allow_debt`` taken into a negative balance. A transfer is reversed on both sides.
+
+    Attributes
+    ----------
+    operation
+        Which of the application's operations the entry shows; by default it is ``REVERSAL``. What
+        comes back, or is taken back (negative), must be within the bounds of its rule, which has
+        no ``once``, expiry or budget. The counterparty is that of the entry which is taken back.
     """
 
     entry_id: int
@@ -136,6 +156,7 @@ class Reversal(msgspec.Struct, frozen=True):
     amount: int | None = None
     allow_debt: bool = False
     metadata: Mapping[str, Any] | None = None
+    operation: OperationT_co | None = None
 
 
 Request = (
@@ -145,7 +166,7 @@ Request = (
     | PlaceHold[OperationT]
     | CaptureHold
     | ReleaseHold
-    | Reversal
+    | Reversal[OperationT]
 )
 """Whatever a ledger can be asked to post."""
 
@@ -356,6 +377,18 @@ class Balance(msgspec.Struct, frozen=True):
     asset: str
     expiring: int = 0
     debt: int = 0
+
+
+class Reading(msgspec.Struct, frozen=True, gc=False):
+    """A balance as it was read.
+
+    ``version`` is the account's, larger after each change, and -1 if there is none; nothing of it
+    expires for ``lasts_s`` (seconds; ``None``: nothing expires at all).
+    """
+
+    balance: Balance
+    version: int = -1
+    lasts_s: float | None = None
 
 
 class Page(msgspec.Struct, frozen=True):

@@ -136,7 +136,7 @@ def checked_text(name: str, text: object) -> str:
 def checked_amount(rule: Rule, amount: object) -> int:
     """Return the signed amount of a posting, which its rule allows."""
     if amount is None:
-        raise InvalidPosting("amount", "is required: this operation has no fixed amount")
+        raise InvalidPosting("amount", "is required: this operation has no default amount")
     if type(amount) is not int:
         raise InvalidPosting("amount", f"is a whole number, not {type(amount).__name__}")
     if rule.minimum <= amount <= rule.maximum:

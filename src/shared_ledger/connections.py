@@ -9,10 +9,11 @@ from typing import Self
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from shared_ledger.embedded import Cluster, open_cluster
 from shared_ledger.errors import ConfigurationError, LedgerUnavailable
-from shared_ledger.store import Store, connect
+from shared_ledger.store import Store, connect, connect_async
 
 DATA_VARIABLE = "SHARED_LEDGER_DATA"
 URL_VARIABLE = "DATABASE_URL"
@@ -85,11 +86,26 @@ def libpq_url(url: str) -> str:
     return f"postgresql://{rest}"
 
 
-def make_engine(url: str, *, pool_size: int = 5) -> Engine:
-    """Make an SQLAlchemy engine; connections are opened when they are needed."""
+def make_engine(url: str, *, pool_size: int = 5, wait_s: float = 30) -> Engine:
+    """Make an SQLAlchemy engine; connections are opened when they are needed.
+
+    When all are in use, and the ten more that are opened then, ``wait_s`` is how long one waits.
+    """
     return sa.create_engine(
         "postgresql+psycopg://",
         creator=lambda: connect(url, autocommit=False),
         pool_size=pool_size,
+        pool_timeout=wait_s,
+        pool_pre_ping=True,
+    )
+
+
+def make_async_engine(url: str, *, pool_size: int = 5, wait_s: float = 30) -> AsyncEngine:
+    """``make_engine`` for coroutines."""
+    return create_async_engine(
+        "postgresql+psycopg://",
+        async_creator=lambda: connect_async(url),
+        pool_size=pool_size,
+        pool_timeout=wait_s,
         pool_pre_ping=True,
     )

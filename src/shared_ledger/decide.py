@@ -18,7 +18,8 @@ they are applied:
    id; then those that do not expire. A hold reserves what a spend would have taken: what it
    reserves does not expire before it ends.
 8. A reversal of a spend gives back to the credits that paid, as if the spend had been smaller. What
-   has expired meanwhile expires again at once.
+   has expired meanwhile expires again at once. It may be shown as an operation of the application's
+   own, within the bounds of that one's rule.
 9. While there is debt, what comes in pays it first, whether it would expire or not.
 
 A refusal changes nothing and leaves its nonce free. Commands are decided in the order given, each
@@ -36,7 +37,6 @@ import msgspec
 from shared_ledger.book import (
     Account,
     AccountKey,
-    BudgetKey,
     Entry,
     Grant,
     Held,
@@ -45,6 +45,7 @@ from shared_ledger.book import (
     Posted,
     Result,
 )
+from shared_ledger.changes import Book, Changes, add_all
 from shared_ledger.checks import as_stored
 from shared_ledger.commands import (
     AnyCommand,
@@ -60,20 +61,24 @@ from shared_ledger.commands import (
     TransferCommand,
 )
 from shared_ledger.errors import (
-    AlreadyClaimed,
     BalanceOutOfRange,
     BatchRefused,
     BudgetSpent,
-    HoldClosed,
     HoldExceeded,
-    HoldExpired,
     HoldNotFound,
-    InsufficientCredits,
     InvalidPosting,
     Refusal,
     ReversalExceedsEntry,
 )
-from shared_ledger.hand import Book, Changes, Hand, add_all, burn_order, copy_of, time_of
+from shared_ledger.hand import Hand, copy_of, split, time_of
+from shared_ledger.limits import (
+    budgets_of,
+    insufficient,
+    period_of,
+    refuse_amount,
+    refuse_claim,
+    refuse_hold,
+)
 from shared_ledger.operations import (
     INT64_MAX,
     INT64_MIN,
@@ -81,7 +86,6 @@ from shared_ledger.operations import (
     REVERSAL,
     TRANSFER,
     TRANSFERS,
-    Once,
 )
 from shared_ledger.replays import as_placed, replay
 
@@ -470,12 +474,16 @@ class Decision:
     def _reverse(self, command: ReverseCommand) -> Posted | Refusal:
         hand = self._hand
         accounts = [hand.account(key) for key in command.keys]
-        left = min(self._left(entry) for entry in command.entries)
+        left = min(hand.left_of(entry) for entry in command.entries)
         amount = left if command.amount is None else command.amount
         first = command.entries[0]
         if amount == 0 or amount > left:
             required = abs(first.amount) if command.amount is None else command.amount
             return ReversalExceedsEntry(first.id, left=left, required=required)
+        if command.rule is not None and command.amount is None:
+            refusal = refuse_amount(command.rule, amount if first.amount < 0 else -amount)
+            if refusal is not None:
+                return refusal
         for entry, account in zip(command.entries, accounts, strict=True):
             refusal = self._refuse_reversal(entry, account, amount, command.allow_debt)
             if refusal is not None:
@@ -490,13 +498,13 @@ class Decision:
                 account.whole |= account.debt > 0
                 hand.burn(account, entry_id, amount, first=entry.id)
             else:
-                returned = self._restore(account, entry, entry_id, amount)
+                returned = hand.restore(account, entry, entry_id, amount)
             entries.append(
                 hand.write(
                     account,
                     command,
                     entry_id=entry_id,
-                    operation=REVERSAL,
+                    operation=command.operation or REVERSAL,
                     counterparty=entry.counterparty,
                     amount=-amount if entry.amount > 0 else amount,
                     nonce=f"@{group}.{number}" if number else command.nonce,
@@ -509,18 +517,6 @@ class Decision:
                 at = time_of(account)
                 hand.expire(account, hand.grant(account, grant_id), expired, at)
         return Posted(entries[0], False, tuple(entries[1:]))
-
-    def _left(self, entry: Entry) -> int:
-        """Return how much of an entry can be reversed: not what was, nor what of it has expired."""
-        hand = self._hand
-        taken_back = hand.reversed.get(entry.id, 0)
-        expired = 0
-        if entry.amount > 0:
-            account = hand.account((entry.owner_id, entry.asset))
-            expired = sum(
-                grant.expired for grant in hand.grants_of(account) if grant.entry_id == entry.id
-            )
-        return max(0, abs(entry.amount) - taken_back - expired)
 
     def _refuse_reversal(
         self, entry: Entry, account: Account, amount: int, allow_debt: bool
@@ -541,111 +537,3 @@ class Decision:
         if allow_debt and account.expiring == free:
             return None
         return insufficient(account, amount)
-
-    def _restore(
-        self, account: Account, entry: Entry, entry_id: int, amount: int
-    ) -> list[tuple[int, int]]:
-        """Give a spend back; return what of it has expired, to be booked after this entry.
-
-        As if the spend had been smaller: what was taken last comes back first, and credits that do
-        not expire are taken last of all.
-        """
-        hand = self._hand
-        debt = account.debt
-        account.posted += amount
-        taken = hand.book.burned.get(entry.id, {})
-        plain = abs(entry.amount) - sum(taken.values())
-        # What came back before is known by its amount alone: it was the last of what was taken.
-        before = hand.reversed.get(entry.id, 0)
-        back = amount - min(amount, max(0, plain - before))
-        before = max(0, before - plain)
-        owed = max(0, debt - (amount - back))
-        grants = sorted((hand.grant(account, grant_id) for grant_id in taken), key=burn_order)
-        at = time_of(account)
-        expired: list[tuple[int, int]] = []
-        for grant in reversed(grants):
-            skipped = min(before, taken[grant.id])
-            before -= skipped
-            piece = min(back, taken[grant.id] - skipped)
-            if piece <= 0:
-                continue
-            back -= piece
-            account.expiring += piece
-            hand.record(entry_id, grant.id, -piece)
-            if grant.expires_on <= at:
-                expired.append((grant.id, piece))
-                continue
-            paid = min(owed, piece)
-            owed -= paid
-            account.expiring -= paid
-            if paid:
-                hand.record(entry_id, grant.id, paid)
-            grant.remaining += piece - paid
-            hand.changes.grants[grant.id] = grant
-            hand.due(account, grant.expires_on)
-        return expired
-
-
-def period_of(once: Once, at: datetime) -> str:
-    """Name the period of an operation that is allowed once in it: ``ever``, or its last UTC day."""
-    if once == "ever":
-        return "ever"
-    day = at.date()
-    if once == "week":
-        day += timedelta(days=6 - day.weekday())
-    elif once == "month":
-        day = (day.replace(day=28) + timedelta(days=4)).replace(day=1) - timedelta(days=1)
-    return day.isoformat()
-
-
-def refuse_claim(
-    command: Command, at: datetime, period: str, claimed: str | None
-) -> Refusal | None:
-    """Refuse what the owner has had already, in a period that has not ended."""
-    if claimed is None:
-        return None
-    if "ever" not in (period, claimed) and claimed < at.date().isoformat():
-        return None
-    return AlreadyClaimed(command.owner_id, operation=command.operation, period=period)
-
-
-def budgets_of(command: Command, terms: Terms, at: datetime) -> Iterable[tuple[BudgetKey, int]]:
-    """Name the budgets that a posting spends, and how large they are."""
-    if terms.budget is not None:
-        yield (command.app, command.operation, "ever"), terms.budget
-    if terms.daily_budget is not None:
-        yield (command.app, command.operation, at.date().isoformat()), terms.daily_budget
-
-
-def refuse_hold(hold: Hold | None, command: CaptureCommand | ReleaseCommand) -> Refusal | None:
-    """Refuse to touch a hold that is not there, or that has ended."""
-    if hold is None:
-        return HoldNotFound(command.hold_id)
-    if hold.state == "expired":
-        return HoldExpired(hold.id, expires_on=hold.expires_on)
-    if hold.state != "open":
-        return HoldClosed(hold.id, state=hold.state)
-    return None
-
-
-def insufficient(account: Account, required: int) -> InsufficientCredits:
-    """Refuse to take more than is available."""
-    return InsufficientCredits(
-        account.owner_id, asset=account.asset, available=account.available, required=required
-    )
-
-
-def split(
-    pieces: Sequence[tuple[int, int]], amount: int
-) -> tuple[tuple[tuple[int, int], ...], tuple[tuple[int, int], ...]]:
-    """Divide pieces into the first of them up to this amount, and the others."""
-    taken: list[tuple[int, int]] = []
-    kept: list[tuple[int, int]] = []
-    for grant_id, size in pieces:
-        now = min(size, amount)
-        amount -= now
-        if now:
-            taken.append((grant_id, now))
-        if size > now:
-            kept.append((grant_id, size - now))
-    return tuple(taken), tuple(kept)

@@ -183,7 +183,8 @@ class NonceReused(Refusal):
     @property
     def code(self) -> str:  # type: ignore[override]  # one name per field, so not a constant
         """The name of the refusal, which says what differs."""
-        return f"nonce_reused_with_different_{self.field}"
+        # Of a field within a part, "parts[1].amount", its own name: there are few, and no brackets.
+        return f"nonce_reused_with_different_{self.field.rpartition('.')[2]}"
 
     def __str__(self) -> str:
         return (

@@ -10,8 +10,7 @@ from __future__ import annotations
 import heapq
 from bisect import insort
 from collections import ChainMap
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, MutableMapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -28,96 +27,9 @@ from shared_ledger.book import (
     HoldState,
     NonceKey,
 )
+from shared_ledger.changes import Book, Changes
 from shared_ledger.checks import as_stored
 from shared_ledger.operations import EXPIRED, EXPIRY
-
-
-@dataclass(slots=True)
-class Book:
-    """What was loaded for a list of commands, after the accounts were locked.
-
-    Attributes
-    ----------
-    now
-        The database's clock, UTC.
-    ids
-        New ids, increasing; as many as are asked for.
-    accounts
-        The existing owners' accounts; one that is missing has nothing yet.
-    entries
-        Entries that already hold one of the commands' nonces.
-    claims
-        Until when an owner has had an operation that is allowed once per period: ``"ever"`` or the
-        last UTC day.
-    budgets
-        What operations that have a budget have given in all, and on the day.
-    holds
-        Those that the commands or the entries name, and those of the accounts that are due.
-    grants
-        Of each account those that are due, those that its holds or the entries name, and of the
-        others as many, in the order they are spent, as the commands may take.
-    next_due
-        When the next of an account expires that is not due now.
-    groups
-        The entries that were written together with one of ``entries``, by the group's id.
-    reversed
-        How much of an entry was reversed before.
-    burned
-        What an entry that is to be reversed took of each grant, given back or not.
-    ours
-        Whether the accounts may be changed in place, because nobody else needs them as they were.
-    """
-
-    now: datetime
-    ids: Iterable[int]
-    accounts: Mapping[AccountKey, Account] = field(default_factory=dict)
-    entries: Mapping[NonceKey, Entry] = field(default_factory=dict)
-    claims: Mapping[ClaimKey, str] = field(default_factory=dict)
-    budgets: Mapping[BudgetKey, int] = field(default_factory=dict)
-    holds: Mapping[int, Hold] = field(default_factory=dict)
-    grants: Mapping[AccountKey, Sequence[Grant]] = field(default_factory=dict)
-    next_due: Mapping[AccountKey, datetime] = field(default_factory=dict)
-    groups: Mapping[int, Sequence[Entry]] = field(default_factory=dict)
-    reversed: Mapping[int, int] = field(default_factory=dict)
-    burned: Mapping[int, Mapping[int, int]] = field(default_factory=dict)
-    ours: bool = False
-
-
-@dataclass(slots=True)
-class Changes:
-    """What to write, all of it or nothing: new entries in order, and what they change.
-
-    ``accounts`` are those of owners as they are now; ``system`` is what system accounts gain,
-    ``budgets`` what operations gave of theirs; ``burns`` is what entries took of grants. ``given``
-    names those of the grants that are new; a hold is new if it was not loaded.
-    """
-
-    entries: list[Entry] = field(default_factory=list)
-    accounts: dict[AccountKey, Account] = field(default_factory=dict)
-    system: dict[AccountKey, int] = field(default_factory=dict)
-    holds: dict[int, Hold] = field(default_factory=dict)
-    grants: dict[int, Grant] = field(default_factory=dict)
-    burns: dict[tuple[int, int], int] = field(default_factory=dict)
-    budgets: dict[BudgetKey, int] = field(default_factory=dict)
-    given: set[int] = field(default_factory=set)
-
-    def absorb(self, later: Changes) -> None:
-        """Add what was changed after this."""
-        self.entries += later.entries
-        self.accounts |= later.accounts
-        self.holds |= later.holds
-        self.grants |= later.grants
-        self.burns |= later.burns
-        self.given |= later.given
-        for own, more in ((self.system, later.system), (self.budgets, later.budgets)):
-            add_all(own, more)
-
-
-def add_all(sums: dict[Any, int], more: Mapping[Any, int]) -> None:
-    """Add amounts to sums."""
-    for key, amount in more.items():
-        sums[key] = sums.get(key, 0) + amount
-
 
 T = TypeVar("T", Account, Grant, Hold)
 
@@ -384,6 +296,59 @@ class Hand:
             if grant.remaining:
                 self.due(account, expires_on)
 
+    def left_of(self, entry: Entry) -> int:
+        """Return how much of an entry can be reversed: not what was, nor what of it has expired."""
+        taken_back = self.reversed.get(entry.id, 0)
+        expired = 0
+        if entry.amount > 0:
+            account = self.account((entry.owner_id, entry.asset))
+            expired = sum(
+                grant.expired for grant in self.grants_of(account) if grant.entry_id == entry.id
+            )
+        return max(0, abs(entry.amount) - taken_back - expired)
+
+    def restore(
+        self, account: Account, entry: Entry, entry_id: int, amount: int
+    ) -> list[tuple[int, int]]:
+        """Give a spend back; return what of it has expired, to be booked after this entry.
+
+        As if the spend had been smaller: what was taken last comes back first, and credits that do
+        not expire are taken last of all.
+        """
+        debt = account.debt
+        account.posted += amount
+        taken = self.book.burned.get(entry.id, {})
+        plain = abs(entry.amount) - sum(taken.values())
+        # What came back before is known by its amount alone: it was the last of what was taken.
+        before = self.reversed.get(entry.id, 0)
+        back = amount - min(amount, max(0, plain - before))
+        before = max(0, before - plain)
+        owed = max(0, debt - (amount - back))
+        grants = sorted((self.grant(account, grant_id) for grant_id in taken), key=burn_order)
+        at = time_of(account)
+        expired: list[tuple[int, int]] = []
+        for grant in reversed(grants):
+            skipped = min(before, taken[grant.id])
+            before -= skipped
+            piece = min(back, taken[grant.id] - skipped)
+            if piece <= 0:
+                continue
+            back -= piece
+            account.expiring += piece
+            self.record(entry_id, grant.id, -piece)
+            if grant.expires_on <= at:
+                expired.append((grant.id, piece))
+                continue
+            paid = min(owed, piece)
+            owed -= paid
+            account.expiring -= paid
+            if paid:
+                self.record(entry_id, grant.id, paid)
+            grant.remaining += piece - paid
+            self.changes.grants[grant.id] = grant
+            self.due(account, grant.expires_on)
+        return expired
+
     def record(self, entry_id: int, grant_id: int, amount: int) -> None:
         """Keep what an entry takes of a grant; negative, what it gives back."""
         key = (entry_id, grant_id)
@@ -495,6 +460,22 @@ class Hand:
 def _own(layered: Any) -> Any:
     """Return what a hand on trial has put over what its parent knows."""
     return layered.maps[0]
+
+
+def split(
+    pieces: Sequence[tuple[int, int]], amount: int
+) -> tuple[tuple[tuple[int, int], ...], tuple[tuple[int, int], ...]]:
+    """Divide pieces into the first of them up to this amount, and the others."""
+    taken: list[tuple[int, int]] = []
+    kept: list[tuple[int, int]] = []
+    for grant_id, size in pieces:
+        now = min(size, amount)
+        amount -= now
+        if now:
+            taken.append((grant_id, now))
+        if size > now:
+            kept.append((grant_id, size - now))
+    return tuple(taken), tuple(kept)
 
 
 def time_of(account: Account) -> datetime:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections import ChainMap
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
@@ -11,12 +12,13 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, Self, overload
+from typing import TYPE_CHECKING, Any, Generic, Self, overload
 
 import sqlalchemy.exc
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import Session
+from sqlalchemy.util import await_only
 
 from shared_ledger import migrations, queries
 from shared_ledger.book import (
@@ -41,31 +43,33 @@ from shared_ledger.book import (
     Statement,
     Transfer,
 )
+from shared_ledger.cache import CacheCounts
 from shared_ledger.checks import check_asset, check_id, check_owner_id, check_time
-from shared_ledger.commands import (
-    AnyCommand,
-    SweepCommand,
-    command_of,
-    command_of_request,
-    entry_of,
-    hold_of,
-)
+from shared_ledger.commands import AnyCommand, SweepCommand
 from shared_ledger.commands import atomic as atomic_of
 from shared_ledger.connections import Database, make_engine
 from shared_ledger.decide import Decided, Swept, Together
 from shared_ledger.errors import (
     BatchRefused,
+    ConfigurationError,
     HoldNotFound,
+    LedgerClosed,
     LedgerUnavailable,
     Refusal,
     RejectedByDatabase,
 )
 from shared_ledger.operations import CREDITS, Application, OperationT
 from shared_ledger.reader import Answer, Question, Reader
+from shared_ledger.requests import command_of, command_of_request, entry_of, hold_of
 from shared_ledger.schema import DEFAULT_SCHEMA, book_tables
-from shared_ledger.transaction import post_within, quote_of, quote_within
+from shared_ledger.transaction import Announcer, post_within, quote_of, quote_within
 from shared_ledger.writer import LANES, MAX_BATCH, MAX_QUEUE, BatchReport, Writer
 
+if TYPE_CHECKING:
+    from shared_ledger.cache.balances import Cache
+
+# What is answered by an entry; the other requests are answered by their hold.
+_Moving = Posting[OperationT] | Group[OperationT] | Transfer | CaptureHold | Reversal[OperationT]
 _Found = tuple[Mapping[int, Hold], Mapping[int, list[Entry]]]
 
 REMEMBERED = 20_000
@@ -73,6 +77,8 @@ REMEMBERED = 20_000
 
 SWEEP = 10_000
 """How many accounts one sweep takes."""
+
+_log = logging.getLogger("shared_ledger.ledger")
 
 
 class Ledger(Generic[OperationT]):
@@ -97,11 +103,14 @@ class Ledger(Generic[OperationT]):
         in each lane before ``LedgerOverloaded``.
     observe
         Called after each batch by the thread that wrote it, for metrics.
+    cache, cache_ttl_s
+        The URL of a Redis in which present balances are kept, for so many seconds at most (3,600);
+        needs the package ``redis``. What it promises is in ``docs/cache.md``.
 
     Raises
     ------
     ConfigurationError, EmbeddedUnavailable, LedgerUnavailable
-        If the database cannot be used.
+        If the database cannot be used, or the cache is not one.
     SchemaNotMigrated, SchemaTooNew
         If the book does not fit this program.
     """
@@ -118,6 +127,8 @@ class Ledger(Generic[OperationT]):
         max_batch: int = MAX_BATCH,
         max_queue: int = MAX_QUEUE,
         observe: Callable[[BatchReport], None] | None = None,
+        cache: str | None = None,
+        cache_ttl_s: float = 5,
     ) -> None:
         self.application = application
         self._process = os.getpid()
@@ -130,6 +141,8 @@ class Ledger(Generic[OperationT]):
                     migrations.migrate(self._engine, schema, [application])
                 with self._engine.connect() as connection:
                     migrations.check(connection, schema, application)
+                    book = queries.book_id(connection, self.tables) if cache else None
+            self._cache = _open_cache(cache, book, cache_ttl_s) if cache else None
         except BaseException:
             self._database.close()
             raise
@@ -139,8 +152,10 @@ class Ledger(Generic[OperationT]):
             max_batch=max_batch,
             max_queue=max_queue,
             observe=observe,
+            forget=self._cache.forget if self._cache else None,
         )
-        self._reader = Reader(lambda: self._database.store(schema))
+        self._reader = Reader(lambda: self._database.store(schema), self._cache)
+        self._announcers = _announcers(self._cache) if self._cache else (None, None)
         # What never changes of the holds that were placed here: a capture need not look it up.
         self._placed: dict[int, Hold] = {}
 
@@ -154,13 +169,24 @@ class Ledger(Generic[OperationT]):
         """How many postings wait or are being written."""
         return self._writer.queued
 
+    @property
+    def closed(self) -> bool:
+        """Whether nothing can be posted any more: it was closed, or opened by another process."""
+        try:
+            self._writer.check_open()
+        except LedgerClosed:
+            return True
+        return False
+
+    @property
+    def cache_counts(self) -> CacheCounts:
+        """What was found in the cache and what was not, and how often it failed, since opened."""
+        return self._cache.counts if self._cache else CacheCounts()
+
     @overload
     def post(self, request: PlaceHold[OperationT] | ReleaseHold) -> Held: ...
     @overload
-    def post(
-        self,
-        request: Posting[OperationT] | Group[OperationT] | Transfer | CaptureHold | Reversal,
-    ) -> Posted: ...
+    def post(self, request: _Moving[OperationT]) -> Posted: ...
     def post(self, request: Request[OperationT]) -> Any:
         """Post one request and return its entry, or its hold, when it is committed.
 
@@ -187,10 +213,7 @@ class Ledger(Generic[OperationT]):
     @overload
     async def apost(self, request: PlaceHold[OperationT] | ReleaseHold) -> Held: ...
     @overload
-    async def apost(
-        self,
-        request: Posting[OperationT] | Group[OperationT] | Transfer | CaptureHold | Reversal,
-    ) -> Posted: ...
+    async def apost(self, request: _Moving[OperationT]) -> Posted: ...
     async def apost(self, request: Request[OperationT]) -> Any:
         """``post`` for coroutines. A cancelled call may still be recorded."""
         command: AnyCommand
@@ -246,25 +269,30 @@ class Ledger(Generic[OperationT]):
         self, connection: Connection | Session, request: PlaceHold[OperationT] | ReleaseHold
     ) -> Held: ...
     @overload
-    def post_in(
-        self,
-        connection: Connection | Session,
-        request: Posting[OperationT] | Group[OperationT] | Transfer | CaptureHold | Reversal,
-    ) -> Posted: ...
+    def post_in(self, connection: Connection | Session, request: _Moving[OperationT]) -> Posted: ...
     def post_in(self, connection: Connection | Session, request: Request[OperationT]) -> Any:
         """Post one request in the caller's transaction: it commits with the caller's rows.
 
         The owners' accounts and the system accounts stay locked until then: commit soon. A refusal
         leaves the transaction as it was, and usable.
 
+        With a cache the accounts' balances are removed from it right before the commit, and read
+        from the database for 5 seconds; a commit that takes longer is seen later. That needs a
+        commit by SQLAlchemy: ``COMMIT`` as a statement is seen when what was kept before expires.
+
         Raises
         ------
         Refusal
             As ``post``.
+        LedgerClosed
+            If there is a cache, and the ledger is closed or was opened by another process.
         sqlalchemy.exc.DBAPIError
             What the database raises in the caller's transaction.
         """
-        return _done(post_within(connection, self.tables, self.application, request))
+        announcer, _ = self._announcers
+        if announcer is not None:
+            self._writer.check_open()
+        return _done(post_within(connection, self.tables, self.application, request, announcer))
 
     @overload
     async def apost_in(
@@ -274,9 +302,7 @@ class Ledger(Generic[OperationT]):
     ) -> Held: ...
     @overload
     async def apost_in(
-        self,
-        connection: AsyncConnection | AsyncSession,
-        request: Posting[OperationT] | Group[OperationT] | Transfer | CaptureHold | Reversal,
+        self, connection: AsyncConnection | AsyncSession, request: _Moving[OperationT]
     ) -> Posted: ...
     async def apost_in(
         self, connection: AsyncConnection | AsyncSession, request: Request[OperationT]
@@ -284,7 +310,14 @@ class Ledger(Generic[OperationT]):
         """``post_in`` for SQLAlchemy's asynchronous connections and sessions."""
         if isinstance(connection, AsyncSession):
             connection = await connection.connection()
-        return _done(await connection.run_sync(post_within, self.tables, self.application, request))
+        _, announcer = self._announcers
+        if announcer is not None:
+            self._writer.check_open()
+        return _done(
+            await connection.run_sync(
+                post_within, self.tables, self.application, request, announcer
+            )
+        )
 
     def quote(self, request: Request[OperationT]) -> Quote:
         """Tell what a request would do now; nothing is written.
@@ -472,6 +505,8 @@ class Ledger(Generic[OperationT]):
         """Write and answer what was taken, then let go of the database."""
         self._writer.close()
         self._reader.close()
+        if self._cache is not None and os.getpid() == self._process:
+            self._cache.close()
         # A forked child must not say goodbye on its parent's connections.
         self._engine.dispose(close=os.getpid() == self._process)
         self._database.close()
@@ -581,6 +616,31 @@ class Ledger(Generic[OperationT]):
             _done(self._writer.submit([SweepCommand(*key)]).result()[0])
         with self._snapshot() as connection:
             yield connection, key
+
+
+def _open_cache(url: str, book: str | None, ttl_s: float) -> Cache | None:
+    try:
+        from shared_ledger.cache.balances import Cache
+    except ModuleNotFoundError as error:
+        if error.name != "redis":
+            raise
+        raise ConfigurationError(
+            "a cache needs the package redis: install shared-ledger[service]"
+        ) from None
+    if book is None:
+        _log.warning(
+            "Redis is not used: to name the book there, our role in the database must be allowed "
+            "to execute pg_control_system()"
+        )
+        return None
+    return Cache(url, book, ttl_s=ttl_s)
+
+
+def _announcers(cache: Cache) -> tuple[Announcer, Announcer]:
+    """Return who blocks accounts before a commit, and who does so without blocking a loop."""
+    return Announcer(cache.block), Announcer(
+        lambda keys: await_only(asyncio.to_thread(cache.block, keys))
+    )
 
 
 def _done(result: Any) -> Any:

@@ -129,7 +129,10 @@ class Rule:
     ----------
     minimum, maximum
         Bounds of the amount in whole units of the asset, signed from the owner's side, inclusive.
-        Equal bounds are a fixed amount, which a posting may leave out.
+        Equal bounds are a fixed amount.
+    default
+        What a posting without an amount moves, within the bounds; ``None``: it must say one. A
+        fixed amount is its own default.
     counterparty
         The system account (``@…``) on the other side of the entry.
     asset
@@ -150,6 +153,7 @@ class Rule:
 
     minimum: int
     maximum: int
+    default: int | None = None
     counterparty: str
     asset: str = CREDITS
     posted_by: frozenset[Poster] = frozenset({"service"})
@@ -182,6 +186,7 @@ class Rule:
         return cls.variable(
             minimum=amount,
             maximum=amount,
+            default=amount,
             counterparty=counterparty,
             asset=asset,
             posted_by=posted_by,
@@ -198,6 +203,7 @@ class Rule:
         *,
         minimum: int,
         maximum: int,
+        default: int | None = None,
         counterparty: str | None = None,
         asset: str = CREDITS,
         posted_by: frozenset[Poster] = frozenset({"service"}),
@@ -209,11 +215,13 @@ class Rule:
     ) -> Rule:
         """Make a rule whose amount the caller chooses between two bounds, inclusive.
 
+        A caller who says no amount has the ``default``; without one he must say it.
         Without a counterparty, bounds up to zero go to ``@spent`` and others come from ``@issued``.
         """
         return cls(
             minimum=minimum,
             maximum=maximum,
+            default=default,
             counterparty=counterparty or ("@spent" if maximum <= 0 else "@issued"),
             asset=asset,
             posted_by=posted_by,
@@ -225,13 +233,7 @@ class Rule:
         )
 
     def __post_init__(self) -> None:
-        for bound in (self.minimum, self.maximum):
-            if type(bound) is not int or not INT64_MIN < bound <= INT64_MAX:
-                raise ConfigurationError(f"a rule's amount is a 64-bit integer, not {bound!r}")
-        if self.minimum > self.maximum:
-            raise ConfigurationError(
-                f"a rule's minimum {self.minimum} is above its maximum {self.maximum}"
-            )
+        self._check_amounts()
         if not _SYSTEM_ACCOUNT.fullmatch(self.counterparty):
             raise ConfigurationError(
                 f"the counterparty {self.counterparty!r} is not a system account such as '@issued'"
@@ -253,6 +255,25 @@ class Rule:
         self._check_gifts()
         plain = self.expires_in is None and self.budget is None and self.daily_budget is None
         object.__setattr__(self, "plain", plain)
+
+    def _check_amounts(self) -> None:
+        """Check the bounds and the default, which a fixed amount is of itself."""
+        for bound in (self.minimum, self.maximum):
+            if type(bound) is not int or not INT64_MIN < bound <= INT64_MAX:
+                raise ConfigurationError(f"a rule's amount is a 64-bit integer, not {bound!r}")
+        if self.minimum > self.maximum:
+            raise ConfigurationError(
+                f"a rule's minimum {self.minimum} is above its maximum {self.maximum}"
+            )
+        if self.default is None and self.minimum == self.maximum:
+            object.__setattr__(self, "default", self.minimum)
+        if self.default is not None and (
+            type(self.default) is not int or not self.minimum <= self.default <= self.maximum
+        ):
+            raise ConfigurationError(
+                f"a rule's default is a whole number within {self.minimum} to {self.maximum}, "
+                f"not {self.default!r}"
+            )
 
     def _check_gifts(self) -> None:
         """Check what is only for operations that give credits."""
@@ -321,7 +342,8 @@ class Application(Generic[OperationT]):
     ) -> None:
         if not _APPLICATION_NAME.fullmatch(name):
             raise ConfigurationError(
-                f"the application's name {name!r} is not lower-case letters, digits, underscores"
+                f"the application's name {name!r} is not 1 to 55 lower-case letters, digits and "
+                "underscores, a letter first"
             )
         if not issubclass(operations, BaseLedgerOperation) or not len(operations):
             raise ConfigurationError(

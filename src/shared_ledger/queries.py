@@ -85,6 +85,25 @@ def check_period(start: datetime, end: datetime) -> None:
         raise InvalidPosting("to", "is before from")
 
 
+def book_id(connection: Connection, tables: BookTables) -> str | None:
+    """Return what no other book has, in any database; ``None`` if our role may not ask.
+
+    A copy of a database has it as well, made by ``pg_basebackup`` for instance.
+    """
+    allowed = "select has_function_privilege('pg_catalog.pg_control_system()', 'execute')"
+    if not connection.execute(sa.text(allowed)).scalar_one():
+        return None
+    row = connection.execute(
+        sa.text(
+            "select system_identifier, (select oid from pg_database "
+            "where datname = current_database()), cast(:accounts as regclass)::oid "
+            "from pg_control_system()"
+        ),
+        {"accounts": f"{tables.schema}.accounts"},
+    ).one()
+    return "-".join(map(str, row))
+
+
 def history(
     connection: Connection,
     tables: BookTables,

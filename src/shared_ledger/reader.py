@@ -11,12 +11,15 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from shared_ledger.book import AccountKey, Balance, Entry, Hold
 from shared_ledger.errors import LedgerClosed, LedgerError, LedgerUnavailable
 from shared_ledger.group import Queue, Waiting, answer
 from shared_ledger.store import Store, StoreError
+
+if TYPE_CHECKING:
+    from shared_ledger.cache.balances import Cache
 
 MAX_BATCH = 1_000
 
@@ -32,11 +35,15 @@ _Asker = Waiting[Answer] | Future[Answer]
 
 
 class Reader:
-    """The reader of one process; ``connect`` opens a connection to the book when one is needed."""
+    """The reader of one process; ``connect`` opens a connection to the book when one is needed.
 
-    def __init__(self, connect: Callable[[], Store]) -> None:
+    Balances that the ``cache`` has are not read.
+    """
+
+    def __init__(self, connect: Callable[[], Store], cache: Cache | None = None) -> None:
         self._process = os.getpid()
         self._connect = connect
+        self._cache = cache
         self._store: Store | None = None
         self._questions: Queue[tuple[Question, _Asker]] = Queue()
         self._gate = threading.Lock()
@@ -120,18 +127,32 @@ class Reader:
         return self._read(questions)
 
     def _read_once(self, questions: set[Question]) -> dict[Question, Answer]:
-        if self._store is None:
-            self._store = self._connect()
         keys = {question[1] for question in questions if question[0] == "balance"}
         answers: dict[Question, Answer] = {}
         if keys:
-            answers |= {("balance", key): b for key, b in self._store.balances(keys).items()}
+            answers |= {("balance", key): found for key, found in self._balances(keys).items()}
         for question in questions:
             if question[0] == "holds":
-                answers[question] = self._store.holds(question[1])
+                answers[question] = self._connected().holds(question[1])
             elif question[0] == "entries":
-                answers[question] = self._store.entries(question[1])
+                answers[question] = self._connected().entries(question[1])
         return answers
+
+    def _balances(self, keys: set[AccountKey]) -> dict[AccountKey, Balance]:
+        if self._cache is None:
+            return {key: found.balance for key, found in self._connected().balances(keys).items()}
+        balances, token = self._cache.take(keys)
+        missing = keys - balances.keys()
+        if missing:
+            found = self._connected().balances(missing)
+            self._cache.put(token, {key: found[key] for key in missing})
+            balances |= {key: found[key].balance for key in missing}
+        return balances
+
+    def _connected(self) -> Store:
+        if self._store is None:
+            self._store = self._connect()
+        return self._store
 
     def _close_store(self) -> None:
         if self._store is not None:

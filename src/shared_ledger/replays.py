@@ -160,6 +160,8 @@ def _fields(  # noqa: C901, PLR0912  # one short case for each kind of command
         case ReverseCommand():
             # Of a transfer either entry may be named; the first reversal is of the first.
             yield "entry_id", recorded.reverses, command.entries[0].id
+            if command.operation is not None:
+                yield "operation", recorded.operation, command.operation
             if command.amount is not None:
                 yield "amount", abs(recorded.amount), command.amount
             yield "metadata", recorded.metadata, _metadata(command.metadata)

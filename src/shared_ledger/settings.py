@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 from urllib.parse import quote
 
 from pydantic import SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from shared_ledger.cache import checked_redis_url, checked_ttl
 from shared_ledger.connections import libpq_url
 from shared_ledger.errors import ConfigurationError
 from shared_ledger.schema import DEFAULT_SCHEMA, checked_schema
@@ -22,6 +23,9 @@ MIN_SECRET_KEY_LENGTH = 32
 MAX_TOKEN_LIFETIME_S = 86_400
 MAX_PORT = 65535
 MAX_SWEEP_INTERVAL_S = 86_400
+MAX_SHUTDOWN_DELAY_S = 300
+
+T = TypeVar("T", str, float)
 
 
 class Settings(BaseSettings):
@@ -42,6 +46,11 @@ class Settings(BaseSettings):
     shared_ledger_data: Path = Path("data")
     shared_ledger_schema: str = DEFAULT_SCHEMA
 
+    shared_ledger_services: str = (
+        "shared_ledger.apps.content:SERVICE,shared_ledger.apps.ecommerce:SERVICE"
+    )
+    """What is served below /api/v1/, each as MODULE:NAME, separated by commas; may be empty."""
+
     environment: Literal["development", "production"] = "development"
     api_token: SecretStr = SecretStr(DEVELOPMENT_TOKEN)
     """A key that may do everything; in production there is none unless it is set."""
@@ -54,6 +63,18 @@ class Settings(BaseSettings):
     port: int = 8000
     sweep_interval_s: float = 60
     """How often what has expired is booked of accounts that nobody touches; 0 is never."""
+    rate_limit_user: str = "600/minute"
+    """How often a user may ask one route, as ``limits`` writes it; empty is without end."""
+    rate_limit_service: str = "100000/second"
+    """The same of a service: it stops one that runs away."""
+    rate_limit_anonymous: str = "120/minute"
+    """The same of a network that has no credentials, or wrong ones."""
+    shutdown_delay_s: float = 0
+    """How long a process that is told to end says so in its readiness, and goes on answering."""
+    redis_url: SecretStr | None = None
+    """Where balances are kept, so that PostgreSQL is asked less often, and rate limits counted."""
+    cache_ttl_s: float = 5
+    """For how many seconds a balance is kept at most."""
 
     @property
     def url(self) -> str | None:
@@ -67,12 +88,30 @@ class Settings(BaseSettings):
         name = quote(self.db_name, safe="")
         return f"postgresql://{user}:{password}@{self.db_host}:{self.db_port}/{name}"
 
+    @property
+    def cache_url(self) -> str | None:
+        """The URL of Redis, if there is one. It may hold a password."""
+        return self.redis_url.get_secret_value() or None if self.redis_url else None
+
     @field_validator("database_url")
     @classmethod
     def _is_postgresql(cls, url: SecretStr | None) -> SecretStr | None:
         if url is not None and url.get_secret_value():
             _sentence(libpq_url, url.get_secret_value())
         return url
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_redis(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is not None and url.get_secret_value():
+            _sentence(checked_redis_url, url.get_secret_value())
+        return url
+
+    @field_validator("cache_ttl_s")
+    @classmethod
+    def _is_ttl(cls, seconds: float) -> float:
+        _sentence(checked_ttl, seconds)
+        return seconds
 
     @field_validator("shared_ledger_schema")
     @classmethod
@@ -92,6 +131,13 @@ class Settings(BaseSettings):
     def _is_interval(cls, seconds: float) -> float:
         if not 0 <= seconds <= MAX_SWEEP_INTERVAL_S:
             raise ValueError(f"is a number of seconds from 0 to {MAX_SWEEP_INTERVAL_S}")
+        return seconds
+
+    @field_validator("shutdown_delay_s")
+    @classmethod
+    def _is_delay(cls, seconds: float) -> float:
+        if not 0 <= seconds <= MAX_SHUTDOWN_DELAY_S:
+            raise ValueError(f"is a number of seconds from 0 to {MAX_SHUTDOWN_DELAY_S}")
         return seconds
 
     @field_validator("token_lifetime_s")
@@ -143,7 +189,7 @@ class Settings(BaseSettings):
             raise ValueError("; ".join(problems))
 
 
-def _sentence(check: Callable[[str], object], value: str) -> None:
+def _sentence(check: Callable[[T], object], value: T) -> None:
     """Run one of the library's checks, whose errors pydantic does not know."""
     try:
         check(value)

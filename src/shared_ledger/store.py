@@ -1,4 +1,4 @@
-"""Load and save a batch on one connection of the driver; the statements are in ``rows``.
+"""Load and save a batch on one connection of the driver; the statements are in ``sql``.
 
 A batch is one transaction in three round trips: begin, lock and read; copy the new entries; change
 the accounts and commit. Locks are taken in one order by everybody, so that no two batches can wait
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from functools import cache
 from typing import Any
@@ -25,23 +25,19 @@ import psycopg
 from psycopg import errors as pg
 from psycopg.rows import tuple_row
 
-from shared_ledger.book import Account, AccountKey, Balance, Entry, Grant, Hold, NonceKey
+from shared_ledger.book import Account, AccountKey, Entry, Grant, Hold, NonceKey, Reading
+from shared_ledger.changes import Book, Changes
 from shared_ledger.checks import json_text
 from shared_ledger.commands import AnyCommand, Command
 from shared_ledger.errors import ConfigurationError, LedgerUnavailable
-from shared_ledger.hand import Book, Changes
 from shared_ledger.rows import (
     Rows,
     account_columns,
     account_of,
     balance_of,
-    escaped,
     is_plain,
     new_grants,
     new_holds,
-    numbers,
-    statements,
-    text_array,
     utc,
 )
 from shared_ledger.schema import (
@@ -51,11 +47,14 @@ from shared_ledger.schema import (
     HOLD_COLUMNS,
     checked_schema,
 )
+from shared_ledger.sql import escaped, numbers, statements, text_array
 
 NULL = "\\N"
 # Of an entry; the others are of holds, groups, reversals and credits that expire.
 PLAIN_COLUMNS = 12
 MORE_IDS = 100
+# Of an account whose version is not asked for: no other is later.
+LATEST = 2**53
 # Statements that return no rows; in a pipeline nobody waits for them.
 WRITES = frozenset(
     {
@@ -164,20 +163,20 @@ class Store:
         """Close the connection."""
         self._connection.close()
 
-    def balances(self, keys: Collection[AccountKey]) -> dict[AccountKey, Balance]:
+    def balances(self, keys: Collection[AccountKey]) -> dict[AccountKey, Reading]:
         """Read the balances of accounts, those of none as zero; what has expired is not counted."""
-        found: dict[AccountKey, Balance] = {}
+        found: dict[AccountKey, Reading] = {}
         with _Translated(self._connection):
-            for key, balance in self._rows.balances(keys).items():
-                found[key] = balance or self._settled(key)
+            for key, reading in self._rows.balances(keys).items():
+                found[key] = reading or self._settled(key)
         return found
 
-    def _settled(self, key: AccountKey) -> Balance:
+    def _settled(self, key: AccountKey) -> Reading:
         # Of an account and its grants at one moment.
         self._cursor.execute(b"begin isolation level repeatable read read only")
         account = self._rows.settled(key)
         self._cursor.execute(b"commit")
-        return balance_of(account)
+        return Reading(balance_of(account), LATEST, 0)
 
     def holds(self, ids: Collection[int]) -> dict[int, Hold]:
         """Read holds by id."""
@@ -344,17 +343,30 @@ def connect(url: str, *, autocommit: bool = True) -> psycopg.Connection[Any]:
     LedgerUnavailable
         If the database cannot be reached, or does not let us in.
     """
+    with _connecting():
+        return psycopg.connect(url, autocommit=autocommit, row_factory=tuple_row, **_settings())
+
+
+async def connect_async(url: str) -> psycopg.AsyncConnection[Any]:
+    """Open a connection for coroutines, without ``autocommit``. Raises as ``connect``."""
+    with _connecting():
+        return await psycopg.AsyncConnection.connect(url, row_factory=tuple_row, **_settings())
+
+
+def _settings() -> dict[str, Any]:
+    return {
+        "prepare_threshold": 0,
+        "connect_timeout": CONNECT_TIMEOUT_S,
+        "application_name": "shared-ledger",
+        "keepalives_idle": 30,
+        "tcp_user_timeout": 30_000,
+    }
+
+
+@contextmanager
+def _connecting() -> Iterator[None]:
     try:
-        return psycopg.connect(
-            url,
-            autocommit=autocommit,
-            prepare_threshold=0,
-            connect_timeout=CONNECT_TIMEOUT_S,
-            row_factory=tuple_row,
-            application_name="shared-ledger",
-            keepalives_idle=30,
-            tcp_user_timeout=30_000,
-        )
+        yield
     except psycopg.ProgrammingError as error:
         raise ConfigurationError(f"the database URL cannot be read: {_line(error)}") from None
     except psycopg.OperationalError as error:

@@ -8,36 +8,65 @@ the system accounts included, which every other writer needs: commit soon.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import count
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import msgspec
 import sqlalchemy as sa
+from sqlalchemy import event
 from sqlalchemy.engine import Connection
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import TextClause
 
 from shared_ledger.book import AccountKey, Entry, Held, Hold, Payment, Posted, Quote, Request
-from shared_ledger.commands import AnyCommand, command_of_request, entry_of, hold_of
+from shared_ledger.changes import Book, Changes
+from shared_ledger.commands import AnyCommand
 from shared_ledger.decide import Decided, Decision, decide
 from shared_ledger.errors import Refusal
-from shared_ledger.hand import Book, Changes, burn_order
+from shared_ledger.hand import burn_order
 from shared_ledger.operations import EXPIRY, Application
+from shared_ledger.requests import command_of_request, entry_of, hold_of
 from shared_ledger.rows import (
     Rows,
     account_of,
     balance_of,
     new_grants,
     new_holds,
-    statements,
-    text_array,
     utc,
 )
 from shared_ledger.schema import BookTables
+from shared_ledger.sql import statements, text_array
 
 _MORE_IDS = 10
+
+
+class Announcer:
+    """Tells of the accounts that callers' transactions change, right before each is committed."""
+
+    def __init__(self, tell: Callable[[Collection[AccountKey]], None]) -> None:
+        self._tell = tell
+        self._changed: WeakKeyDictionary[Connection, set[AccountKey]] = WeakKeyDictionary()
+
+    def add(self, connection: Connection, keys: Iterable[AccountKey]) -> None:
+        """Tell of these accounts before the connection's next commit.
+
+        After a rollback it is told of them at the next one, which does no harm.
+        """
+        changed = self._changed.get(connection)
+        if changed is None:
+            changed = self._changed[connection] = set()
+            event.listen(connection, "commit", self._commit)
+            event.listen(connection, "commit_twophase", self._commit)
+        changed.update(keys)
+
+    def _commit(self, connection: Connection, *_: object) -> None:
+        changed = self._changed[connection]
+        if changed:
+            self._tell(tuple(changed))
+            changed.clear()
 
 
 def post_within(
@@ -45,8 +74,11 @@ def post_within(
     tables: BookTables,
     application: Application[Any],
     request: Request[Any],
+    announcer: Announcer | None = None,
 ) -> Decided:
     """Decide and write one request in the executor's transaction; begins one if there is none.
+
+    The ``announcer`` tells of the accounts when it is committed.
 
     Raises
     ------
@@ -54,7 +86,12 @@ def post_within(
         If the request itself is wrong; what the book refuses is returned.
     """
     connection = executor.connection() if isinstance(executor, Session) else executor
-    return _Transaction(connection, tables).post(application, request)
+    transaction = _Transaction(connection, tables)
+    command = transaction.command_of(application, request)
+    result = transaction.post(command)
+    if announcer is not None and not isinstance(result, Refusal):
+        announcer.add(connection, command.keys)
+    return result
 
 
 def rows_of(connection: Connection, tables: BookTables) -> Rows:
@@ -122,8 +159,7 @@ class _Transaction:
         self.rows.complete(book, [command], careful=True, locked=False)
         return book
 
-    def post(self, application: Application[Any], request: Request[Any]) -> Decided:
-        command = self.command_of(application, request)
+    def post(self, command: AnyCommand) -> Decided:
         with self._connection.begin_nested() as savepoint:
             book = self._load(command)
             (result,), changes = decide(book, [command])

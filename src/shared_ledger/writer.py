@@ -15,7 +15,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -136,6 +136,7 @@ class _Lane(threading.Thread):
         *,
         max_batch: int,
         observe: Callable[[BatchReport], None] | None,
+        forget: Callable[[Collection[AccountKey]], None] | None,
     ) -> None:
         super().__init__(name=f"shared-ledger-writer-{number}", daemon=True)
         self.queued = 0
@@ -145,6 +146,7 @@ class _Lane(threading.Thread):
         self._gate = gate
         self._max_batch = max_batch
         self._observe = observe
+        self._forget = forget
         self._jobs: Queue[_Job] = Queue(weight=lambda job: len(job.commands))
         self._careful = 0
         self._reachable = True
@@ -188,6 +190,13 @@ class _Lane(threading.Thread):
                 self._observe(BatchReport(outcomes, commands, seconds, self.queued))
             except Exception:  # noqa: BLE001  # Whoever only watches leaves no caller waiting.
                 _log.exception("the observer of the writer failed")
+        if self._forget is not None:
+            # Whoever is answered finds no older balance kept, whatever the answer is: a replay, or
+            # a refusal, may be the first to tell of what another process wrote.
+            try:
+                self._forget({key for command in commands for key in command.keys})
+            except Exception:  # noqa: BLE001  # It must leave no caller waiting either.
+                _log.exception("what was written could not be removed from the cache")
         _answer(jobs, outcomes, failure)
 
     def _write(self, commands: Sequence[AnyCommand]) -> list[Decided]:
@@ -346,6 +355,8 @@ class Writer:
         The most commands in one transaction, and waiting in one lane.
     observe
         Called by the lanes' threads after each batch.
+    forget
+        Called by them after each batch and before its callers are answered, with its accounts.
     """
 
     def __init__(
@@ -356,13 +367,14 @@ class Writer:
         max_batch: int = MAX_BATCH,
         max_queue: int = MAX_QUEUE,
         observe: Callable[[BatchReport], None] | None = None,
+        forget: Callable[[Collection[AccountKey]], None] | None = None,
     ) -> None:
         self._process = os.getpid()
         self._gate = threading.Lock()
         self._closed = False
         self._max_queue = max_queue
         self._lanes = [
-            _Lane(number, connect, self._gate, max_batch=max_batch, observe=observe)
+            _Lane(number, connect, self._gate, max_batch=max_batch, observe=observe, forget=forget)
             for number in range(lanes)
         ]
         for lane in self._lanes:

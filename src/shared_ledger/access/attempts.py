@@ -1,62 +1,47 @@
-"""How often something may be tried: a sliding window for each who tries, in this process's memory.
+"""How often something may be tried by whom, or from where.
 
-An attempt is counted when it begins, so that many at once are as many as one after the other.
+An attempt is counted when it begins, so that many at once are as many as one after the other; a
+good one is taken back. How they are counted, and where, is in ``counts``.
 """
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
-import math
-import time
-from collections import OrderedDict, deque
-from collections.abc import Callable
 
+from shared_ledger.access.counts import Counts, Limit
 from shared_ledger.access.refusals import TooManyAttempts
 
-MAX_REMEMBERED = 10_000
 # One household or server has a whole network of this many bits.
 _IPV6_NETWORK = 64
 
 
 class Attempts:
-    """At most ``limit`` attempts in ``window_s`` seconds for each name."""
+    """At most so many attempts for each name; ``kind`` says of what."""
 
-    def __init__(
-        self, limit: int, window_s: float, *, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, kind: str, limit: Limit, counts: Counts) -> None:
+        self._kind = kind
         self._limit = limit
-        self._window_s = window_s
-        self._clock = clock
-        self._times: OrderedDict[str, deque[float]] = OrderedDict()
+        self._counts = counts
 
-    def begin(self, name: str) -> None:
+    async def begin(self, name: str) -> None:
         """Count an attempt.
 
         Raises
         ------
         TooManyAttempts
-            If there were too many; that one is not counted.
+            If there were too many.
         """
-        now = self._clock()
-        times = self._times.setdefault(name, deque())
-        self._times.move_to_end(name)
-        while times and times[0] <= now - self._window_s:
-            times.popleft()
-        if len(times) >= self._limit:
-            wait_s = times[0] + self._window_s - now
-            raise TooManyAttempts(max(1, math.ceil(wait_s)))
-        times.append(now)
-        # Whoever has not tried for longest is forgotten first.
-        while len(self._times) > MAX_REMEMBERED:
-            self._times.popitem(last=False)
+        if wait_s := await self._counts.take(self._limit, self._key(name)):
+            raise TooManyAttempts(wait_s)
 
-    def forgive(self, name: str) -> None:
-        """Take the last attempt back: it was a good one."""
-        times = self._times.get(name)
-        if times:
-            times.pop()
-            if not times:
-                del self._times[name]
+    async def forgive(self, name: str) -> None:
+        """Take an attempt back: it was a good one."""
+        await self._counts.give_back(self._limit, self._key(name))
+
+    def _key(self, name: str) -> str:
+        # Names are as long as anybody likes, and people type their passwords there.
+        return f"{self._kind} {hashlib.sha256(name.encode()).hexdigest()}"
 
 
 def network_of(address: str) -> str:

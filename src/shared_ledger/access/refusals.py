@@ -8,6 +8,7 @@
     └── AccessRefusal            as a Refusal of the ledger: a name, fields and a sentence
         ├── NotAllowed           this caller may not do that
         ├── KeyBudgetSpent       what a key may give in a day is spent
+        ├── TooManyRequests      this caller asked a route too often; later again
         ├── OwnerNotFound        there is no such owner, as far as this user may know
         ├── UsernameTaken        somebody has the name, or writes it otherwise
         └── KeyNotFound          there is no such key
@@ -82,6 +83,19 @@ class KeyBudgetSpent(AccessRefusal):
             f"this key may give {self.budget} on {self.day} (UTC); "
             f"{self.left} are left, {self.required} required"
         )
+
+
+class TooManyRequests(AccessRefusal):
+    """The caller asked too often: more than ``limit``, such as ``600/minute``."""
+
+    code = "too_many_requests"
+
+    def __init__(self, *, limit: str, retry_after_s: int) -> None:
+        self.limit = limit
+        self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        return f"at most {self.limit} of these requests; ask again in {self.retry_after_s} s"
 
 
 class OwnerNotFound(AccessRefusal):

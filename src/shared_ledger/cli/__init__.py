@@ -21,6 +21,7 @@ from shared_ledger.cli import (
     importing,
     keys,
     moving,
+    new_app,
     posting,
     serving,
     statement,
@@ -94,6 +95,9 @@ _COMMANDS: dict[str, dict[str, Callable[..., None]]] = {
         "verify": books.verify,
         "doctor": doctor.doctor,
         "bench": serving.bench,
+    },
+    "Build on it": {
+        "new-app": new_app.new_app,
     },
 }
 

@@ -105,6 +105,8 @@ def post_call(application: Application[Any], request: object) -> Call[Any]:
             path = f"/ledger/holds/{_id('hold_id', request.hold_id)}/release"
             call = Call("POST", path, answers.held, encoded({"nonce": request.nonce}))
         case Reversal():
+            if request.operation is not None:
+                raise InvalidPosting("operation", "of a reversal cannot be sent: leave it out")
             path = f"/ledger/entries/{_id('entry_id', request.entry_id)}/reverse"
             fields = {
                 "nonce": request.nonce,
@@ -272,9 +274,6 @@ def _owner(owner_id: object, of: str | None = None) -> str:
         raise InvalidPosting("owner_id", f"is a string, not {type(owner_id).__name__}")
     if not owner_id:
         raise InvalidPosting("owner_id", "is empty")
-    # The service reads a path after it is unquoted: "a/holds" would be the holds of "a".
-    if "/" in owner_id:
-        raise InvalidPosting("owner_id", "holds a slash, which no path of the service can carry")
     try:
         name = quote(owner_id, safe="")
     except UnicodeEncodeError:

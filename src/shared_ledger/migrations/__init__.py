@@ -17,6 +17,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from shared_ledger.errors import (
     ConfigurationError,
+    LedgerError,
     MigrationRefused,
     SchemaNotMigrated,
     SchemaTooNew,
@@ -26,6 +27,7 @@ from shared_ledger.schema import OPERATION_TYPE, REVISIONS, VERSION_TABLE, book_
 
 if TYPE_CHECKING:
     from alembic.config import Config
+    from alembic.script import ScriptDirectory
 
 HEAD = "head"
 BASE = "base"
@@ -122,11 +124,14 @@ def migrate_application(url: str, schema: str, folder: Path) -> None:
         with _one_at_a_time:
             command.upgrade(config, HEAD)
     except CommandError as error:
-        raise MigrationRefused(f"the migrations in {folder.name} failed: {error}") from error
+        # Alembic's command line knows no other errors.
+        if isinstance(error.__cause__, LedgerError):
+            raise error.__cause__ from None
+        raise MigrationRefused(f"the migrations in {folder} failed: {error}") from error
 
 
-def check_application(connection: Connection, schema: str, name: str, folder: Path) -> None:
-    """Check that the application's tables are as this program has them.
+def check_application(connection: Connection, schema: str, name: str, folder: Path) -> str:
+    """Return the revision of the application's tables, if they are as this program has them.
 
     Raises
     ------
@@ -137,22 +142,25 @@ def check_application(connection: Connection, schema: str, name: str, folder: Pa
     """
     from alembic.script import ScriptDirectory
 
-    table = f"{schema}.{name}_version"
-    found = connection.scalar(sa.text("select to_regclass(:name)"), {"name": table})
-    current = None if found is None else connection.scalar(sa.text(f"select * from {table}"))
+    current = _recorded(connection, schema, f"{name}_version")
     script = ScriptDirectory(str(folder))
+    check_known(script, name, current)
     head = script.get_current_head()
-    if current == head:
-        return
+    if current != head:
+        raise SchemaNotMigrated(
+            f"the tables of {name} are at revision {current or BASE}, older than {head}: "
+            "run `shared-ledger migrate`"
+        )
+    return current or BASE
+
+
+def check_known(script: ScriptDirectory, name: str, current: str | None) -> None:
+    """Raise ``SchemaTooNew`` if an application has no revision such as its tables are at."""
     if current is not None and current not in {each.revision for each in script.walk_revisions()}:
         raise SchemaTooNew(
             f"the tables of {name} are at revision {current}, which this version of it does not "
-            f"know (it knows {head}): upgrade the program"
+            f"know (it knows {script.get_current_head()}): upgrade the program"
         )
-    raise SchemaNotMigrated(
-        f"the tables of {name} are at revision {current or BASE}, older than {head}: "
-        "run `shared-ledger migrate`"
-    )
 
 
 def _config(folder: Path, url: str) -> Config:
@@ -201,15 +209,26 @@ def known_operations(connection: Connection, schema: str, app: str) -> set[str]:
 
 def revision_of(connection: Connection, schema: str) -> str | None:
     """Return the revision of the book in this schema, ``None`` if there is no book."""
-    name = f"{schema}.{VERSION_TABLE}"
-    if connection.scalar(sa.text("select to_regclass(:name)"), {"name": name}) is None:
+    return _recorded(connection, schema, VERSION_TABLE)
+
+
+def _recorded(connection: Connection, schema: str, table: str) -> str | None:
+    # Not by to_regclass, which remembers from before ``take_turns`` that there is no such table.
+    there = connection.scalar(
+        sa.text(
+            "select true from pg_class join pg_namespace on pg_namespace.oid = relnamespace "
+            "where nspname = :schema and relname = :table"
+        ),
+        {"schema": schema, "table": table},
+    )
+    if not there:
         return None
-    revision: str | None = connection.scalar(sa.text(f"select version_num from {name}"))
+    revision: str | None = connection.scalar(sa.text(f"select version_num from {schema}.{table}"))
     return revision
 
 
-def check(connection: Connection, schema: str, application: Application[Any]) -> None:
-    """Check that the book is at this program's revision and knows the application's operations.
+def check(connection: Connection, schema: str, application: Application[Any]) -> str:
+    """Return the book's revision, if it is this program's and knows the application's operations.
 
     Raises
     ------
@@ -237,6 +256,7 @@ def check(connection: Connection, schema: str, application: Application[Any]) ->
             f"the book does not know {', '.join(sorted(missing))} of {application.name}: "
             "run the application's migrations, or `shared-ledger migrate`"
         )
+    return revision
 
 
 def _too_new(schema: str, revision: str) -> str:

@@ -27,10 +27,12 @@ from sqlalchemy.engine import Connection
 
 from shared_ledger.connections import Database, make_engine
 from shared_ledger.errors import LedgerError
-from shared_ledger.migrations import SCHEMA_ATTRIBUTE, migrate_book, take_turns
+from shared_ledger.migrations import SCHEMA_ATTRIBUTE, check_known, migrate_book, take_turns
 from shared_ledger.migrations.operations import register_operations_hook
 from shared_ledger.operations import Application
 from shared_ledger.schema import DEFAULT_SCHEMA, VERSION_TABLE, BookTables, book_tables
+
+MAX_NAME_WITH_KEY = 63 - len("_version_pkc")
 
 
 def run_book() -> None:
@@ -99,12 +101,16 @@ def run_application(
             target_metadata=target_metadata if target_metadata is not None else sa.MetaData(),
             version_table=f"{application.name}_version",
             version_table_schema=schema,
+            # Its key is called "<application>_version_pkc", for which long names leave no room.
+            version_table_pk=len(application.name) <= MAX_NAME_WITH_KEY,
             include_schemas=True,
             include_name=own.name,
             include_object=own.thing,
             book_schema=schema,
             application=application,
         )
+        for current in context.get_context().get_current_heads():
+            check_known(context.script, application.name, current)
         with context.begin_transaction():
             context.run_migrations()
         connection.commit()

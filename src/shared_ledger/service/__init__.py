@@ -1,6 +1,7 @@
 """The HTTP service: FastAPI over a ledger, and what an application needs to be served by it."""
 
-from shared_ledger.service.app import alone, create_app
+from shared_ledger.service.alone import alone
+from shared_ledger.service.app import create_app
 from shared_ledger.service.authorisation import (
     ADMIN,
     EVERYBODY,

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
-from shared_ledger.service.documentation import (
-    CREDENTIALS,
-    Docs,
-    answered,
-    in_path,
-    problems,
-    reference,
-)
+from shared_ledger.service import schemas
+from shared_ledger.service.components import reference
+from shared_ledger.service.documentation import Docs, answered, in_path, link, problems
 
 _USER: Docs = {
     "username": "testuser",
@@ -32,15 +27,21 @@ _KEY: Docs = {
     "previous_until": None,
     "revoked_on": None,
 }
+_OF_KEY = link("rotate_key", key_id="id") | link("revoke_key", key_id="id")
 _SECRET: Docs = {"key": "slk_0f3c5a7e9b1d_…"}
-_KEY_ID = in_path("key_id", {"type": "string", "pattern": "^[0-9a-f]{12}$"}, _KEY["id"])
+_KEY_ID = in_path("key_id", schemas.KEY_ID, _KEY["id"])
 
 _BAD_BODY = (
     HTTPStatus.BAD_REQUEST,
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     HTTPStatus.UNPROCESSABLE_ENTITY,
 )
-_ADMIN = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.SERVICE_UNAVAILABLE)
+_KNOWN = (
+    HTTPStatus.UNAUTHORIZED,
+    HTTPStatus.FORBIDDEN,
+    HTTPStatus.TOO_MANY_REQUESTS,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+)
 
 
 def _body(schema: str, example: Docs, *, required: bool = True) -> Docs:
@@ -86,7 +87,6 @@ LOG_IN: Docs = {
     },
 }
 ME: Docs = {
-    "security": CREDENTIALS,
     "responses": {
         "200": answered(
             "Who calls",
@@ -99,40 +99,38 @@ ME: Docs = {
                 "is_admin": False,
             },
         ),
-        **problems(HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.SERVICE_UNAVAILABLE),
+        **problems(*_KNOWN),
     },
 }
 LIST_KEYS: Docs = {
-    "security": CREDENTIALS,
-    "responses": {"200": answered("All keys", "ApiKeys", {"keys": [_KEY]}), **problems(*_ADMIN)},
+    "responses": {"200": answered("All keys", "ApiKeys", {"keys": [_KEY]}), **problems(*_KNOWN)},
 }
 CREATE_KEY: Docs = {
-    "security": CREDENTIALS,
     "requestBody": _body(
         "KeyBody",
         {name: _KEY[name] for name in ("name", "application", "operations", "daily_budget")},
     ),
     "responses": {
-        "201": answered("The key, and what its service sends", "KeyWithSecret", _KEY | _SECRET),
-        **problems(*_BAD_BODY, *_ADMIN),
+        "201": answered(
+            "The key, and what its service sends", "KeyWithSecret", _KEY | _SECRET, _OF_KEY
+        ),
+        **problems(*_BAD_BODY, *_KNOWN),
     },
 }
 ROTATE_KEY: Docs = {
-    "security": CREDENTIALS,
     "parameters": [_KEY_ID],
     "requestBody": _body("RotateBody", {"grace_s": 3_600}, required=False),
     "responses": {
         "200": answered(
             "The key, and what its service sends from now on", "KeyWithSecret", _KEY | _SECRET
         ),
-        **problems(*_BAD_BODY, *_ADMIN, HTTPStatus.NOT_FOUND),
+        **problems(*_BAD_BODY, *_KNOWN, HTTPStatus.NOT_FOUND),
     },
 }
 REVOKE_KEY: Docs = {
-    "security": CREDENTIALS,
     "parameters": [_KEY_ID],
     "responses": {
         "200": answered("The key, revoked", "ApiKey", _KEY),
-        **problems(*_ADMIN, HTTPStatus.NOT_FOUND),
+        **problems(*_KNOWN, HTTPStatus.NOT_FOUND),
     },
 }

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager
+from threading import Event
 from typing import Any
 
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, Request
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy.engine import Engine
 from starlette.responses import Response
+from starlette.types import ASGIApp
 
 from shared_ledger import __version__, migrations
+from shared_ledger.access.counts import Counts
 from shared_ledger.access.gate import Gate
 from shared_ledger.access.store import AccessStore
 from shared_ledger.access.tokens import Tokens
@@ -22,15 +25,28 @@ from shared_ledger.errors import ConfigurationError
 from shared_ledger.ledger import Ledger
 from shared_ledger.operations import Application
 from shared_ledger.service import documentation, problems, routes
-from shared_ledger.service.authorisation import RIGHTS, admitted, check_complete
+from shared_ledger.service.authorisation import (
+    admitted,
+    check_complete,
+    check_plain,
+    with_own,
+)
+from shared_ledger.service.body_limit import LimitedBodies
 from shared_ledger.service.calls import application_engine
 from shared_ledger.service.direct import DirectRoute, DirectRoutes
+from shared_ledger.service.head import HeadRequests
+from shared_ledger.service.headers import SafeHeaders
 from shared_ledger.service.metrics import MeasuredRequests, Metrics
 from shared_ledger.service.mounts import Mounts
-from shared_ledger.service.service import Service, plain
+from shared_ledger.service.openapi import describe
+from shared_ledger.service.pages import add_pages
+from shared_ledger.service.parameters import check_query
+from shared_ledger.service.rates import RateLimits
+from shared_ledger.service.readiness import Readiness
+from shared_ledger.service.service import MAX_APPLICATION_BODY_BYTES, Service, plain
 from shared_ledger.service.sweeper import sweeping
 from shared_ledger.service.users import Doorkeeper
-from shared_ledger.settings import Settings, load_settings
+from shared_ledger.settings import Settings
 
 
 def create_app(
@@ -50,11 +66,15 @@ def create_app(
     Raises
     ------
     ConfigurationError
-        If a route is in no row of the table of who may what, or two services have one path.
+        If a route is in no row of the table of who may what, two services have one path, or a
+        setting is no limit.
     """
     root = served if isinstance(served, Service) else plain(served)
     metrics = Metrics(lambda: sum(ledger.queued for ledger in ledgers.values()))
     ledgers: dict[str, Ledger[Any]] = {}
+    counts = Counts(settings.cache_url)
+    rates = RateLimits(settings, counts)
+    leaving = Event()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -76,17 +96,24 @@ def create_app(
                 _migrate(service, ledger.url, engine, settings)
             gate = Gate(AccessStore(ledger.url, ledger.tables), _tokens(settings), _token(settings))
             opened.callback(gate.close)
-            doorkeeper = Doorkeeper()
+            doorkeeper = Doorkeeper(counts)
             opened.callback(doorkeeper.close)
+            of_services = {service: part.state.ledger for service, part in parts.items()}
+            readiness = Readiness(settings.shared_ledger_schema, of_services, counts, leaving)
+            opened.callback(readiness.close)
             for part in parts.values():
                 _share(part, gate, doorkeeper, engine)
+                part.state.rates = rates
+                part.state.readiness = readiness
             closing = opened.pop_all()
         try:
             on_ready(ledger)
             async with sweeping(ledger, settings.sweep_interval_s):
                 yield
         finally:
+            leaving.set()
             await asyncio.to_thread(closing.close)
+            await counts.close()
 
     parts = {root: _made(root, settings, metrics, lifespan, more_routes)}
     mounted: dict[str, FastAPI] = {}
@@ -97,18 +124,10 @@ def create_app(
     app = parts[root]
     app.add_middleware(Mounts, mounted=mounted)
     app.add_middleware(MeasuredRequests, metrics=metrics)
+    app.add_middleware(HeadRequests)
+    app.state.leaving = leaving
+    _surround(app, settings, leaving)
     return app
-
-
-def alone(service: Service) -> FastAPI:
-    """Make the application of one service, as the environment says, for ``uvicorn module:app``.
-
-    What is wrong with the settings ends the program with one line.
-    """
-    try:
-        return create_app(service, load_settings())
-    except ConfigurationError as error:
-        raise SystemExit(f"shared-ledger: {error}") from None
 
 
 def _made(
@@ -120,6 +139,8 @@ def _made(
 ) -> FastAPI:
     # Its documentation pages bring their own scripts: they work where there is no internet.
     app = FastAPIOffline(
+        docs_url=None,
+        redoc_url=None,
         title=service.title,
         version=__version__,
         description=service.description,
@@ -130,29 +151,62 @@ def _made(
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.development = settings.environment == "development"
-    app.state.rights = rights = {**service.rights, **RIGHTS}
+    app.state.rights = rights = with_own(service.rights)
     problems.install(app)
+    add_pages(app)
     for router in routes.ROUTERS:
         app.include_router(router)
     for router in service.routers:
+        check_plain(router.routes)
         # Whatever the route does: the table is asked first.
         app.include_router(
-            router, dependencies=[Depends(admitted)], responses=documentation.APPLICATION_PROBLEMS
+            router,
+            dependencies=[Depends(admitted), Depends(check_query)],
+            responses=documentation.READ_PROBLEMS,
         )
 
-    @app.get("/health", tags=["operation"], operation_id="health", summary="Is it alive?")
+    @app.get(
+        "/health",
+        tags=["operation"],
+        operation_id="health",
+        summary="Is it alive?",
+        openapi_extra=documentation.HEALTH,
+    )
     async def health() -> dict[str, str]:
+        """Tell that the process answers, and its version."""
         return {"status": "ok", "version": __version__}
 
-    @app.get("/metrics", tags=["operation"], operation_id="metrics", summary="Prometheus metrics")
+    @app.get(
+        "/health/ready",
+        tags=["operation"],
+        operation_id="ready",
+        summary="Can it answer?",
+        response_class=Response,
+        openapi_extra=documentation.READY,
+    )
+    async def ready(request: Request) -> Response:
+        """Tell whether requests should be sent here: the database is there, and migrated."""
+        readiness: Readiness = request.app.state.readiness
+        return await readiness.answer()
+
+    @app.get(
+        "/metrics",
+        tags=["operation"],
+        operation_id="metrics",
+        summary="Show metrics",
+        response_class=Response,
+        openapi_extra=documentation.METRICS,
+    )
     async def show_metrics() -> Response:
+        """Show what is counted and timed, as Prometheus reads it."""
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     own = [route for router in (*routes.ROUTERS, *service.routers) for route in router.routes]
     check_complete([*app.routes, *own], rights)
     direct = [route for route in own if isinstance(route, DirectRoute)]
+    app.add_middleware(LimitedBodies, limit=MAX_APPLICATION_BODY_BYTES)
     app.add_middleware(DirectRoutes, routes=[*direct, *more_routes])
-    _document(app, rights)
+    describe(app, service, rights, [*app.routes, *own])
     return app
 
 
@@ -167,6 +221,17 @@ def _migrate(service: Service, url: str, engine: Engine, settings: Settings) -> 
         migrations.check_application(
             connection, schema, service.application.name, service.migrations
         )
+
+
+def _surround(app: FastAPI, settings: Settings, leaving: Event) -> None:
+    """Add headers to every answer, that of a failure too, which no other middleware sees."""
+    build = app.build_middleware_stack
+    production = settings.environment == "production"
+
+    def surrounded() -> ASGIApp:
+        return SafeHeaders(build(), production=production, leaving=leaving.is_set)
+
+    app.build_middleware_stack = surrounded  # type: ignore[method-assign]  # as FastAPI's docs do
 
 
 def _share(app: FastAPI, gate: Gate, doorkeeper: Doorkeeper, engine: Engine) -> None:
@@ -190,23 +255,3 @@ def _token(settings: Settings) -> str:
 def _operation_id(route: APIRoute) -> str:
     """Name a route as its function is named: what is generated from it keeps its names."""
     return route.name
-
-
-def _document(app: FastAPI, rights: Mapping[tuple[str, str], Any]) -> None:
-    """Add to the generated description what the routes refer to, and who may call them."""
-    generate = app.openapi
-
-    def described() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            schema = generate()
-            components = schema.setdefault("components", {})
-            components.setdefault("schemas", {}).update(documentation.schemas())
-            components["securitySchemes"] = documentation.SECURITY_SCHEMES
-            for path, methods in schema["paths"].items():
-                for method, route in methods.items():
-                    if rights[method.upper(), path] is not None:
-                        route.setdefault("security", documentation.CREDENTIALS)
-            app.openapi_schema = schema
-        return app.openapi_schema
-
-    app.openapi = described  # type: ignore[method-assign]  # FastAPI's documented way to extend it

@@ -13,6 +13,7 @@ from shared_ledger.access.callers import Caller
 from shared_ledger.access.gate import Gate
 from shared_ledger.access.refusals import CredentialsRefused
 from shared_ledger.service.problems import KEY_HEADER
+from shared_ledger.service.rates import rates_of
 
 BEARER = "bearer"
 
@@ -35,11 +36,15 @@ async def caller_of(request: Request) -> Caller:
     ------
     CredentialsRefused
         Without credentials, with wrong ones, or with more than one.
+    TooManyRequests
+        If very many wrong ones came from there.
     """
     try:
         return await _caller(request)
     except CredentialsRefused as refused:
         if refused.given:
+            # Only wrong ones are counted: who has the right ones may share the address.
+            await rates_of(request).count_network(request)
             # One line, and nothing in it that the caller wrote.
             _log.warning(
                 "credentials refused: %s (%s %s, from %s)",

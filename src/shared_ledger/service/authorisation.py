@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 from fastapi import Request
+from fastapi.routing import APIRoute
 from starlette.routing import BaseRoute, Route
 
 from shared_ledger.access.callers import Caller
@@ -26,6 +27,7 @@ from shared_ledger.errors import (
 from shared_ledger.operations import REVERSAL, TRANSFER
 from shared_ledger.service.answers import ledger_of
 from shared_ledger.service.auth import caller_of, gate_of
+from shared_ledger.service.rates import rates_of
 
 
 class May(Enum):
@@ -69,6 +71,7 @@ ADMIN = Rights(user=May.NOT, service=May.NOT, administrator=May.ALL)
 
 RIGHTS: RightsTable = {
     ("GET", "/health"): OPEN,
+    ("GET", "/health/ready"): OPEN,
     ("GET", "/metrics"): OPEN,
     ("GET", "/docs"): OPEN,
     ("GET", "/docs/oauth2-redirect"): OPEN,
@@ -104,6 +107,20 @@ RIGHTS: RightsTable = {
 RightsTable = Mapping[tuple[str, str], Rights | None]
 
 
+def with_own(rights: RightsTable) -> RightsTable:
+    """Return the table with the rows of an application's own routes.
+
+    Raises
+    ------
+    ConfigurationError
+        If one of them is a route that every application has: nobody would ever reach it.
+    """
+    if taken := rights.keys() & RIGHTS.keys():
+        routes = ", ".join(f"{method} {path}" for method, path in sorted(taken))
+        raise ConfigurationError(f"{routes} is a route of the ledger: give it another path")
+    return {**rights, **RIGHTS}
+
+
 class Permit(NamedTuple):
     """A caller whom a route lets in, and how far."""
 
@@ -125,15 +142,30 @@ def check_complete(routes: Iterable[BaseRoute], rights: RightsTable) -> None:
         raise ConfigurationError(f"nobody decided who may call {', '.join(missing)}")
 
 
+def check_plain(routes: Iterable[BaseRoute]) -> None:
+    """Raise ``ConfigurationError`` if of a route the table could not be asked, or its path told."""
+    others = [type(route).__name__ for route in routes if not isinstance(route, APIRoute)]
+    if others:
+        raise ConfigurationError(
+            f"an application's router has routes of FastAPI only, and no {', '.join(others)}"
+        )
+
+
 def rights_of(request: Request) -> Rights | None:
     """Return what the table says of the route that serves a request."""
     table: RightsTable = request.app.state.rights
-    return table[request.scope["method"].replace("HEAD", "GET"), request.scope["route"].path]
+    return table[request.scope["method"], request.scope["route"].path]
 
 
 async def admitted(request: Request) -> Permit | None:
-    """Return who calls, as ``permitted`` does; nobody is asked where the table says so."""
-    return None if rights_of(request) is None else await permitted(request)
+    """Return who calls, as ``permitted`` does; nobody is asked where the table says so.
+
+    There it only counts how often a network asks.
+    """
+    if rights_of(request) is not None:
+        return await permitted(request)
+    await rates_of(request).count_network(request)
+    return None
 
 
 async def permitted(request: Request) -> Permit:
@@ -143,12 +175,15 @@ async def permitted(request: Request) -> Permit:
     ------
     CredentialsRefused
         If nobody knows who calls.
+    TooManyRequests
+        If he asked this route too often.
     NotAllowed
         If he may not use this route.
     OwnerNotFound
         If the route shows another's account.
     """
     caller = await caller_of(request)
+    await rates_of(request).count(request, caller.kind, caller.name)
     route = request.scope["route"]
     rights = rights_of(request)
     if rights is None:

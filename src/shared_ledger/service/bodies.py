@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 from fastapi import Request
@@ -16,25 +16,39 @@ from fastapi import Request
 from shared_ledger.book import Group, Part, PlaceHold, Posting
 from shared_ledger.errors import InvalidPosting
 from shared_ledger.operations import CREDITS, Application
+from shared_ledger.requests import MAX_GROUP
+from shared_ledger.service import schemas
 from shared_ledger.service.direct import MAX_BODY_BYTES, read_body
 from shared_ledger.service.problems import NotJson
+from shared_ledger.service.schemas import says
 
 MAX_BATCH = 1_000
 MAX_BATCH_BYTES = 1024 * 1024
 
 _BodyT = TypeVar("_BodyT")
 
+# Described, and checked where every caller's are.
+OwnerId = Annotated[str, says(schemas.OWNER_ID)]
+Nonce = Annotated[str, says(schemas.NONCE)]
+Amount = Annotated[int, says(schemas.AMOUNT)]
+Quantity = Annotated[int, says(schemas.QUANTITY)]
+Metadata = Annotated[dict[str, Any], says(schemas.METADATA)]
+Lifetime = Annotated[int, says(schemas.LIFETIME)]
+Priority = Annotated[int, says(schemas.PRIORITY)]
+Operation = Annotated[str, says(schemas.OPERATION)]
+Operations = Annotated[list[Operation], says(schemas.OPERATIONS)]
+
 
 class PostBody(msgspec.Struct, forbid_unknown_fields=True):
     """One operation to post; `expires_in` is in whole seconds."""
 
-    operation: str
-    owner_id: str
-    nonce: str
-    amount: int | None = None
-    metadata: dict[str, Any] | None = None
-    expires_in: int | None = None
-    priority: int | None = None
+    operation: Operation
+    owner_id: OwnerId
+    nonce: Nonce
+    amount: Amount | None = None
+    metadata: Metadata | None = None
+    expires_in: Lifetime | None = None
+    priority: Priority | None = None
 
 
 class BatchBody(msgspec.Struct, forbid_unknown_fields=True):
@@ -48,73 +62,73 @@ class BatchBody(msgspec.Struct, forbid_unknown_fields=True):
 class PartBody(msgspec.Struct, forbid_unknown_fields=True):
     """One entry of a group; `expires_in` is in whole seconds."""
 
-    operation: str
-    owner_id: str
-    amount: int | None = None
-    metadata: dict[str, Any] | None = None
-    expires_in: int | None = None
-    priority: int | None = None
+    operation: Operation
+    owner_id: OwnerId
+    amount: Amount | None = None
+    metadata: Metadata | None = None
+    expires_in: Lifetime | None = None
+    priority: Priority | None = None
 
 
 class GroupBody(msgspec.Struct, forbid_unknown_fields=True):
     """Up to 100 entries that happen together or not at all; the nonce is the first owner's."""
 
-    nonce: str
-    entries: list[PartBody]
+    nonce: Nonce
+    entries: Annotated[list[PartBody], says({"minItems": 1, "maxItems": MAX_GROUP})]
 
 
 class TransferBody(msgspec.Struct, forbid_unknown_fields=True):
     """What moves from one owner to another; the nonce is the source's."""
 
-    source: str
-    destination: str
-    amount: int
-    nonce: str
-    asset: str = CREDITS
-    metadata: dict[str, Any] | None = None
+    source: OwnerId
+    destination: OwnerId
+    amount: Quantity
+    nonce: Nonce
+    asset: Annotated[str, says(schemas.ASSET)] = CREDITS
+    metadata: Metadata | None = None
 
 
 class ReverseBody(msgspec.Struct, forbid_unknown_fields=True):
     """How much of an entry is taken back: all that is left of it, or `amount` (positive)."""
 
-    nonce: str
-    amount: int | None = None
+    nonce: Nonce
+    amount: Quantity | None = None
     allow_debt: bool = False
-    metadata: dict[str, Any] | None = None
+    metadata: Metadata | None = None
 
 
 class HoldBody(msgspec.Struct, forbid_unknown_fields=True):
     """What to reserve, `amount` (positive), and until when: 7 days if neither is said."""
 
-    owner_id: str
-    operation: str
-    nonce: str
-    amount: int | None = None
-    expires_in: int | None = None
-    expires_at: datetime | None = None
-    metadata: dict[str, Any] | None = None
+    owner_id: OwnerId
+    operation: Operation
+    nonce: Nonce
+    amount: Quantity | None = None
+    expires_in: Lifetime | None = None
+    expires_at: Annotated[datetime, says(schemas.TIME)] | None = None
+    metadata: Metadata | None = None
 
 
 class CaptureBody(msgspec.Struct, forbid_unknown_fields=True):
     """How much of a hold is taken, all that is left or `amount`; `final` releases the rest."""
 
-    nonce: str
-    amount: int | None = None
+    nonce: Nonce
+    amount: Quantity | None = None
     final: bool = True
-    metadata: dict[str, Any] | None = None
+    metadata: Metadata | None = None
 
 
 class ReleaseBody(msgspec.Struct, forbid_unknown_fields=True):
     """The caller's name for this release."""
 
-    nonce: str
+    nonce: Nonce
 
 
 class RegisterBody(msgspec.Struct, forbid_unknown_fields=True):
     """The name and the password of a new user."""
 
-    username: str
-    password: str
+    username: Annotated[str, says(schemas.USERNAME)]
+    password: Annotated[str, says(schemas.PASSWORD)]
 
     def __repr__(self) -> str:
         return f"RegisterBody({self.username!r})"
@@ -126,16 +140,18 @@ class KeyBody(msgspec.Struct, forbid_unknown_fields=True):
     Without `operations` it is for all of them; `TRANSFER` is one, too.
     """
 
-    name: str
-    application: str | msgspec.UnsetType | None = msgspec.UNSET
-    operations: list[str] | None = None
-    daily_budget: int | None = None
+    name: Annotated[str, says(schemas.KEY_NAME)]
+    application: Annotated[str, says(schemas.APPLICATION)] | msgspec.UnsetType | None = (
+        msgspec.UNSET
+    )
+    operations: Operations | None = None
+    daily_budget: Annotated[int, says(schemas.COUNT)] | None = None
 
 
 class RotateBody(msgspec.Struct, forbid_unknown_fields=True):
     """For how many seconds the old secret still opens: by default it does not."""
 
-    grace_s: int = 0
+    grace_s: Annotated[int, says(schemas.GRACE)] = 0
 
 
 BODIES = (

@@ -4,44 +4,51 @@ A route of an application is an ordinary function of FastAPI, not a coroutine::
 
     ContentCall = Annotated[Call[ContentOperation], Depends(called)]
 
-    @router.post("/content", status_code=201)
-    def create(body: NewContent, call: ContentCall) -> Content:
+    @router.post("/content", status_code=201, responses=written_once(Created))
+    def create_content(body: NewContent, call: ContentCall) -> Created:
         with call.begin() as connection:
             ...
             call.ledger.post_in(connection, Posting(...))
+        return call.written(Created(...))
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, Generic
+from http import HTTPStatus
+from typing import Annotated, Any, Generic, TypeVar
 
 import sqlalchemy as sa
 import sqlalchemy.exc
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Response
 from sqlalchemy.engine import Connection, Engine
 
 from shared_ledger.access.callers import Caller
 from shared_ledger.access.refusals import CredentialsRefused, OwnerNotFound
 from shared_ledger.book import Posted, Posting
 from shared_ledger.connections import make_engine
-from shared_ledger.errors import InvalidPosting, LedgerUnavailable
+from shared_ledger.errors import InvalidPosting, LedgerOverloaded, LedgerUnavailable
 from shared_ledger.ledger import Ledger
 from shared_ledger.operations import OperationT
 from shared_ledger.service import budgets
 from shared_ledger.service.answers import ledger_of
 from shared_ledger.service.auth import gate_of
 from shared_ledger.service.authorisation import May, Permit, admitted
+from shared_ledger.service.fields import Written
 
 CONNECTIONS = 20
+CONNECTION_WAIT_S = 5
 LOCK_TIMEOUT_S = 2
+
+WrittenT = TypeVar("WrittenT", bound=Written)
 
 
 class Call(Generic[OperationT]):
     """A request of somebody whom the table of rights lets in."""
 
-    def __init__(self, request: Request, permit: Permit | None) -> None:
+    def __init__(self, request: Request, response: Response, permit: Permit | None) -> None:
+        self._response = response
         self._permit = permit
         self._gate = gate_of(request)
         self._engine: Engine = request.app.state.engine
@@ -99,6 +106,12 @@ class Call(Generic[OperationT]):
         """
         return await budgets.post(self.ledger, self._gate, self.caller, posting)
 
+    def written(self, answer: WrittenT) -> WrittenT:
+        """Answer with the route's own status, 201, or with 200 if it had been written before."""
+        if answer.replayed:
+            self._response.status_code = HTTPStatus.OK
+        return answer
+
     @contextmanager
     def begin(self) -> Iterator[Connection]:
         """Begin a transaction on the book's database; it commits when the block ends.
@@ -111,11 +124,15 @@ class Call(Generic[OperationT]):
         LedgerUnavailable
             If the database cannot be reached, or another transaction keeps a row for too long:
             asking again with the same nonce is safe.
+        LedgerOverloaded
+            If no connection becomes free: nothing was done.
         """
         try:
             with self._engine.begin() as connection:
                 connection.execute(_LOCK_TIMEOUT)
                 yield connection
+        except sqlalchemy.exc.TimeoutError:
+            raise LedgerOverloaded("too many requests are under way; try again later") from None
         except (sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError) as error:
             reason = " ".join(str(error.orig).split())
             raise LedgerUnavailable(f"the database did not carry it out: {reason}") from error
@@ -126,12 +143,12 @@ _LOCK_TIMEOUT = sa.text(f"set local lock_timeout = '{LOCK_TIMEOUT_S}s'")
 
 def application_engine(url: str, schema: str) -> Engine:
     """Make the engine of applications' own tables, which are beside the book's."""
-    engine = make_engine(url, pool_size=CONNECTIONS)
+    engine = make_engine(url, pool_size=CONNECTIONS, wait_s=CONNECTION_WAIT_S)
     return engine.execution_options(schema_translate_map={None: schema})
 
 
 async def called(
-    request: Request, permit: Annotated[Permit | None, Depends(admitted)]
+    request: Request, response: Response, permit: Annotated[Permit | None, Depends(admitted)]
 ) -> Call[Any]:
     """Give a route its call; a dependency of FastAPI."""
-    return Call(request, permit)
+    return Call(request, response, permit)

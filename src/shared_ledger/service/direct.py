@@ -9,26 +9,32 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
 from http import HTTPStatus
+from urllib.parse import unquote
 
 from fastapi import Request
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shared_ledger.errors import LedgerError
+from shared_ledger.service.body_limit import too_long
 from shared_ledger.service.problems import problem_of, problem_of_http
 
 MAX_BODY_BYTES = 64 * 1024
 
 Handler = Callable[[Request], Awaitable[Response]]
 
+_NOT_FOUND = HTTPException(HTTPStatus.NOT_FOUND)
+
 
 class DirectRoute(APIRoute):
     """A route whose handler takes the request and answers it, with no work in between.
 
-    Its path has at most one parameter, which holds no slash and comes after a slash: at the end, or
-    before the last part of the path. Parameters and bodies are documented by ``openapi_extra``.
+    Its path has at most one parameter, which comes after a slash: at the end, or before the last
+    part of the path; a slash in its value is quoted, as ``%2F``. Parameters and bodies are
+    documented by ``openapi_extra``.
     """
 
     def get_route_handler(self) -> Handler:  # type: ignore[override]  # an awaitable serves as well
@@ -62,6 +68,10 @@ class DirectRoutes:
             await self._app(scope, receive, send)
             return
         method, path = scope["method"], scope["path"]
+        # A slash that is quoted is a part of an owner's id; once all is unquoted nobody can tell.
+        quoted = b"%" in (scope.get("raw_path") or b"")
+        if quoted:
+            path = scope["raw_path"].decode("latin-1")
         if prefix := scope.get("root_path"):
             path = path.removeprefix(prefix)
         route = self._fixed.get((method, path))
@@ -74,10 +84,13 @@ class DirectRoutes:
                 start, slash, value = start.rpartition("/")
                 found = self._within.get((method, start + slash, end)) if value else None
             if found is None:
-                await self._app(scope, receive, send)
+                # Others route on the path after it is unquoted, where it would part the path.
+                hidden = quoted and "%2f" in path.lower()
+                served = problem_of_http(_NOT_FOUND) if hidden else self._app
+                await served(scope, receive, send)
                 return
             name, route = found
-            parameters[name] = value
+            parameters[name] = unquote(value) if quoted else value
         scope["route"] = route
         scope["path_params"] = parameters
         try:
@@ -95,14 +108,15 @@ async def read_body(request: Request, limit: int = MAX_BODY_BYTES) -> bytes:
     Raises
     ------
     HTTPException
-        413 if it is longer than ``limit`` bytes.
+        413 if it is longer than ``limit`` bytes; 400 if the client leaves before it is complete.
     """
     body = b""
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise HTTPException(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                f"the body is longer than {limit} bytes",
-            )
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > limit:
+                raise too_long(limit)
+    except ClientDisconnect:
+        # Nobody gets this answer; it is for the metrics.
+        raise HTTPException(HTTPStatus.BAD_REQUEST, "the body is not complete") from None
     return body

@@ -5,15 +5,11 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any
 
-import msgspec
-
-from shared_ledger.access.keys import ApiKey
-from shared_ledger.book import Balance, Entry, Grant, Hold, Page, Quote, Statement
-from shared_ledger.operations import INT64_MAX
 from shared_ledger.queries import MAX_PAGE
-from shared_ledger.service.answers import JSON, SHOWN
+from shared_ledger.service import schemas
+from shared_ledger.service.answers import JSON
 from shared_ledger.service.auth import BEARER
-from shared_ledger.service.bodies import BODIES, MAX_BATCH
+from shared_ledger.service.components import reference
 from shared_ledger.service.examples import (
     BALANCE_NOW,
     BATCH_BODY,
@@ -40,7 +36,8 @@ from shared_ledger.service.examples import (
     TRANSFER_BODY,
     TRANSFERRED,
 )
-from shared_ledger.service.problems import KEY_HEADER, PROBLEM_JSON
+from shared_ledger.service.fields import Written
+from shared_ledger.service.problems import KEY_HEADER
 
 Docs = dict[str, Any]
 
@@ -62,13 +59,13 @@ SECURITY_SCHEMES: Docs = {
 }
 
 _REPLAYED = {"replayed": True}
-_PROBLEM = {"content": {PROBLEM_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
 
 _READ_PROBLEMS = (
     HTTPStatus.UNAUTHORIZED,
     HTTPStatus.FORBIDDEN,
     HTTPStatus.NOT_FOUND,
     HTTPStatus.UNPROCESSABLE_ENTITY,
+    HTTPStatus.TOO_MANY_REQUESTS,
     HTTPStatus.SERVICE_UNAVAILABLE,
 )
 _POST_PROBLEMS = (
@@ -80,34 +77,45 @@ _POST_PROBLEMS = (
 )
 
 
-def reference(schema: str) -> Docs:
-    """Refer to a schema."""
-    return {"$ref": f"#/components/schemas/{schema}"}
-
-
-def answered(description: str, schema: str, example: Docs) -> Docs:
-    """Describe a good answer."""
+def answered(description: str, schema: str, example: Docs, links: Docs | None = None) -> Docs:
+    """Describe a good answer, and what can be done with it."""
     content = {"schema": reference(schema), "example": example}
-    return {"description": description, "content": {JSON: content}}
+    described = {"description": description, "content": {JSON: content}}
+    return described if links is None else described | {"links": links}
+
+
+def link(operation: str, **parameters: str) -> Docs:
+    """Say by which operation an answer can be used; ``parameters`` are fields of its body."""
+    expressions = {name: f"$response.body#/{field}" for name, field in parameters.items()}
+    return {operation: {"operationId": operation, "parameters": expressions}}
 
 
 def problems(*statuses: HTTPStatus) -> Docs:
-    """Describe what may go wrong."""
-    return {str(int(status)): {"description": status.phrase, **_PROBLEM} for status in statuses}
+    """Say what may go wrong; what each is, is described once for all routes."""
+    return {str(int(status)): {"description": status.phrase} for status in statuses}
 
 
-def written(schema: str, what: str, example: Docs) -> Docs:
+def written(schema: str, what: str, example: Docs, links: Docs | None = None) -> Docs:
     """Describe the answers to what is written once."""
     return {
-        "201": answered(f"{what}, written now", schema, example),
-        "200": answered(f"{what}, written before", schema, example | _REPLAYED),
+        "201": answered(f"{what}, written now", schema, example, links),
+        "200": answered(f"{what}, written before", schema, example | _REPLAYED, links),
     }
 
 
-APPLICATION_PROBLEMS: dict[int | str, Docs] = {
-    int(status): problem for status, problem in problems(*_POST_PROBLEMS).items()
-}
+def written_once(model: type[Written]) -> dict[int | str, Docs]:
+    """Describe the answers of an application's route that writes something once."""
+    return {
+        int(HTTPStatus.CREATED): {"description": "Written now"},
+        int(HTTPStatus.OK): {"description": "Written before: the same again", "model": model},
+    }
+
+
+READ_PROBLEMS: dict[int | str, Docs] = dict(problems(*_READ_PROBLEMS).items())
 """What may go wrong on any route of an application."""
+
+POST_PROBLEMS: dict[int | str, Docs] = dict(problems(*_POST_PROBLEMS).items())
+"""What may go wrong on a route of an application that writes."""
 
 
 def in_path(name: str, schema: Docs, example: object) -> Docs:
@@ -128,50 +136,78 @@ def _in_query(
     }
 
 
-_TEXT: Docs = {"type": "string", "minLength": 1, "maxLength": 255}
-_TIME: Docs = {"type": "string", "format": "date-time"}
-_ID: Docs = {"type": "integer", "minimum": 1, "maximum": INT64_MAX}
-_OWNER = in_path("owner_id", _TEXT, "user1")
-_HOLD_ID = in_path("hold_id", _ID, HELD["id"])
-_ENTRY_ID = in_path("entry_id", _ID, ENTRY["id"])
-_ASSET = _in_query("asset", "Of what.", _TEXT | {"default": "credits"}, "credits")
-_AT = _in_query("at", "As of when (RFC 3339, with a time zone).", _TIME, EARLIER)
+_OWNER = in_path("owner_id", schemas.OWNER_ID, "user1")
+_HOLD_ID = in_path("hold_id", schemas.ID, HELD["id"])
+_ENTRY_ID = in_path("entry_id", schemas.ID, ENTRY["id"])
+_ASSET = _in_query("asset", "Of what.", schemas.ASSET | {"default": "credits"}, "credits")
+_AT = _in_query("at", "As of when (RFC 3339, with a time zone).", schemas.TIME, EARLIER)
 
 
-def _reading(
-    description: str, schema: str, example: Docs, *parameters: Docs, more: Docs | None = None
-) -> Docs:
+def _reading(description: str, schema: str, example: Docs, *parameters: Docs) -> Docs:
     return {
-        "security": CREDENTIALS,
         "parameters": list(parameters),
         "responses": {
             "200": answered(description, schema, example),
             **problems(*_READ_PROBLEMS),
-            **(more or {}),
         },
     }
 
 
-def _posting(
-    body: str, example: Docs, answers: Docs, *parameters: Docs, more: Docs | None = None
-) -> Docs:
+def _posting(body: str, example: Docs, answers: Docs, *parameters: Docs) -> Docs:
     content = {"schema": reference(body), "example": example}
     return {
-        "security": CREDENTIALS,
         "parameters": list(parameters),
         "requestBody": {"required": True, "content": {JSON: content}},
-        "responses": {**answers, **problems(*_POST_PROBLEMS), **(more or {})},
+        "responses": {**answers, **problems(*_POST_PROBLEMS)},
     }
 
 
-_NOT_FOUND = problems(HTTPStatus.NOT_FOUND)
+HEALTH: Docs = {
+    "responses": {"200": answered("It is", "Health", {"status": "ok", "version": "1.2.0"})}
+}
+METRICS: Docs = {
+    "responses": {
+        "200": {
+            "description": "The metrics",
+            "content": {
+                "text/plain": {
+                    "schema": {"type": "string"},
+                    "example": "# TYPE shared_ledger_queue_depth gauge\n"
+                    "shared_ledger_queue_depth 0.0\n",
+                }
+            },
+        }
+    }
+}
+READY: Docs = {
+    "responses": {
+        "200": answered(
+            "It can",
+            "Ready",
+            {
+                "status": "ready",
+                "database": "ok",
+                "migrations": {"book": "0003", "content": "0001"},
+                "cache": "ok",
+            },
+        ),
+        **problems(HTTPStatus.SERVICE_UNAVAILABLE),
+    }
+}
 
 ENTRY_WRITTEN: dict[int | str, Docs] = {
     int(status): answer for status, answer in written("PostedEntry", "The entry", ENTRY).items()
 }
 """The answers of an application's route that posts one entry."""
 
-POST = _posting("PostBody", POST_BODY, written("PostedEntry", "The entry", ENTRY))
+_OF_ENTRY = link("reverse_entry", entry_id="id") | link("get_ledger", owner_id="owner_id")
+_OF_HOLD = (
+    link("get_hold", hold_id="id")
+    | link("capture_hold", hold_id="id")
+    | link("release_hold", hold_id="id")
+)
+
+POST = _posting("PostBody", POST_BODY, written("PostedEntry", "The entry", ENTRY, _OF_ENTRY))
 BATCH = _posting(
     "BatchBody",
     BATCH_BODY,
@@ -187,33 +223,35 @@ GROUP = _posting("GroupBody", GROUP_BODY, written("PostedEntries", "The entries"
 TRANSFER = _posting(
     "TransferBody",
     TRANSFER_BODY,
-    written("PostedEntries", "The source's entry and the destination's", TRANSFERRED),
+    written(
+        "PostedEntries",
+        "The source's entry and the destination's",
+        TRANSFERRED,
+        link("reverse_entry", entry_id="entries/0/id"),
+    ),
 )
 REVERSE = _posting(
     "ReverseBody",
     REVERSE_BODY,
     written("PostedEntries", "The entry that takes it back; of a transfer both", REVERSED),
     _ENTRY_ID,
-    more=_NOT_FOUND,
 )
 QUOTE = _posting("PostBody", QUOTE_BODY, {"200": answered("What it would do", "Quote", QUOTED)})
-PLACE = _posting("HoldBody", PLACE_BODY, written("PostedHold", "The hold", HELD))
+PLACE = _posting("HoldBody", PLACE_BODY, written("PostedHold", "The hold", HELD, _OF_HOLD))
 CAPTURE = _posting(
     "CaptureBody",
     CAPTURE_BODY,
-    written("PostedEntry", "The entry", CAPTURED),
+    written("PostedEntry", "The entry", CAPTURED, link("get_hold", hold_id="hold_id")),
     _HOLD_ID,
-    more=_NOT_FOUND,
 )
 RELEASE = _posting(
     "ReleaseBody",
     RELEASE_BODY,
-    written("PostedHold", "The hold", RELEASED),
+    written("PostedHold", "The hold", RELEASED, link("get_hold", hold_id="id")),
     _HOLD_ID,
-    more=_NOT_FOUND,
 )
 _SHOWN_HOLD = {name: value for name, value in HELD.items() if name != "replayed"}
-HOLD = _reading("The hold", "Hold", _SHOWN_HOLD, _HOLD_ID, more=_NOT_FOUND)
+HOLD = _reading("The hold", "Hold", _SHOWN_HOLD, _HOLD_ID)
 LEDGER = _reading("What the owner has", "Balance", BALANCE_NOW, _OWNER, _AT, _ASSET)
 BALANCE = _reading("The balance", "BalanceOnly", {"owner_id": "user1", "balance": 3}, _OWNER)
 ENTRIES = _reading(
@@ -224,10 +262,10 @@ ENTRIES = _reading(
     _in_query(
         "limit",
         "How many at most.",
-        {"type": "integer", "minimum": 1, "maximum": MAX_PAGE, "default": 50},
+        schemas.ID | {"maximum": MAX_PAGE, "default": 50},
         50,
     ),
-    _in_query("cursor", "The one that the page before gave.", _ID, 1_000),
+    _in_query("cursor", "The one that the page before gave.", schemas.ID, 1_000),
     _AT,
     _ASSET,
 )
@@ -238,8 +276,10 @@ STATEMENT = _reading(
     "Statement",
     STATEMENT_NOW,
     _OWNER,
-    _in_query("from", "Where it begins (RFC 3339).", _TIME, STATEMENT_NOW["from"], required=True),
-    _in_query("to", "Where it ends, exclusive.", _TIME, STATEMENT_NOW["to"], required=True),
+    _in_query(
+        "from", "Where it begins (RFC 3339).", schemas.TIME, STATEMENT_NOW["from"], required=True
+    ),
+    _in_query("to", "Where it ends, exclusive.", schemas.TIME, STATEMENT_NOW["to"], required=True),
     _in_query(
         "format",
         "How it is written.",
@@ -252,98 +292,3 @@ STATEMENT["responses"]["200"]["content"]["text/csv"] = {
     "schema": {"type": "string"},
     "example": STATEMENT_CSV,
 }
-
-
-def schemas() -> Docs:
-    """Return the JSON schemas that the routes' documentation refers to."""
-    _, components = msgspec.json.schema_components(
-        (*BODIES, Entry, Balance, Grant, Hold, Page, Quote, Statement, ApiKey),
-        ref_template="#/components/schemas/{name}",
-    )
-    hold = components["Hold"]
-    hold["properties"] = {name: hold["properties"][name] for name in SHOWN}
-    hold["properties"]["remaining"] = {"type": "integer"}
-    hold["required"] = [*SHOWN, "remaining"]
-    balance = components["Balance"]["properties"]
-    balance["at"] = _TIME
-    entries = components["BatchBody"]["properties"]["entries"]
-    entries.update(items=reference("PostBody"), maxItems=MAX_BATCH)
-    components["BalanceOnly"] = _object(
-        "BalanceOnly", {name: balance[name] for name in ("owner_id", "balance")}
-    )
-    replayed: Docs = {"replayed": {"type": "boolean"}}
-    components["PostedEntry"] = _with("PostedEntry", components["Entry"], replayed)
-    components["PostedHold"] = _with("PostedHold", hold, replayed)
-    status: Docs = {"status": {"type": "integer"}}
-    components["BatchEntry"] = _with("BatchEntry", components["PostedEntry"], status)
-    components["PostedEntries"] = _object("PostedEntries", {"entries": _list("Entry"), **replayed})
-    components["BatchResults"] = _object(
-        "BatchResults", {"results": _list("BatchEntry", "Problem")}
-    )
-    components["Grants"] = _object("Grants", {"grants": _list("Grant")})
-    components["Holds"] = _object("Holds", {"holds": _list("Hold")})
-    components.update(_access_schemas(components["ApiKey"]))
-    components["Problem"] = {
-        **_object(
-            "Problem",
-            {
-                "type": {"type": "string"},
-                "title": {"type": "string"},
-                "status": {"type": "integer"},
-                "detail": {"type": "string"},
-            },
-        ),
-        "description": "RFC 9457 problem details; further fields are data of the problem.",
-        "additionalProperties": True,
-    }
-    return components
-
-
-def _access_schemas(api_key: Docs) -> Docs:
-    """Return the schemas of users and keys."""
-    yes: Docs = {"type": "boolean"}
-    user: Docs = {"username": _TEXT, "owner_id": _TEXT, "is_admin": yes}
-    password: Docs = {"type": "string", "format": "password"}
-    return {
-        "User": _object("User", user | {"created_on": _TIME}),
-        "LogIn": _object("LogIn", {"username": _TEXT, "password": password}),
-        "Token": _object(
-            "Token",
-            {
-                "access_token": {"type": "string"},
-                "token_type": {"const": "bearer"},
-                "expires_in": {"type": "integer", "description": "In seconds."},
-            },
-        ),
-        # The other fields say what a user is, or what a key is for.
-        "Me": _object(
-            "Me",
-            {"kind": {"enum": ["user", "service", "administrator"]}, "name": _TEXT},
-        )
-        | {"additionalProperties": True},
-        "ApiKeys": _object("ApiKeys", {"keys": _list("ApiKey")}),
-        "KeyWithSecret": _with("KeyWithSecret", api_key, {"key": {"type": "string"}}),
-    }
-
-
-def _object(title: str, properties: Docs) -> Docs:
-    return {
-        "type": "object",
-        "title": title,
-        "properties": properties,
-        "required": list(properties),
-    }
-
-
-def _list(*of: str) -> Docs:
-    kinds = [reference(schema) for schema in of]
-    return {"type": "array", "items": kinds[0] if len(kinds) == 1 else {"anyOf": kinds}}
-
-
-def _with(title: str, schema: Docs, properties: Docs) -> Docs:
-    """Return a schema with more properties, all required."""
-    return schema | {
-        "title": title,
-        "properties": schema["properties"] | properties,
-        "required": [*schema["required"], *properties],
-    }

@@ -19,15 +19,13 @@ from shared_ledger.service.direct import DirectRoute, read_body
 
 router = APIRouter(route_class=DirectRoute, tags=["administration"])
 
-_NO_STORE = {"cache-control": "no-store"}
-
 
 async def list_keys(request: Request) -> Response:
     """List all keys, the revoked ones too; their secrets are stored nowhere."""
     await permitted(request)
     gate = gate_of(request)
     keys = await gate.run(gate.store.keys)
-    return Response(encode({"keys": keys}), HTTPStatus.OK, _NO_STORE, JSON)
+    return Response(encode({"keys": keys}), HTTPStatus.OK, None, JSON)
 
 
 async def create_key(request: Request) -> Response:
@@ -70,12 +68,12 @@ async def revoke_key(request: Request) -> Response:
     gate = gate_of(request)
     revoked = await gate.run(gate.store.revoke_key, key_id)
     gate.forget(key_id)
-    return Response(encode(revoked), HTTPStatus.OK, _NO_STORE, JSON)
+    return Response(encode(revoked), HTTPStatus.OK, None, JSON)
 
 
 def _with_secret(record: ApiKey, key: str, status: HTTPStatus) -> Response:
     fields: Any = with_fields(record, b'"key":' + encode(key))
-    return Response(fields, status, _NO_STORE, JSON)
+    return Response(fields, status, None, JSON)
 
 
 router.add_api_route(

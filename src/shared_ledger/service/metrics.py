@@ -14,9 +14,12 @@ from prometheus_client import (
     Histogram,
     disable_created_metrics,
 )
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shared_ledger.book import Entry, Held, Posted
+from shared_ledger.cache import CacheCounts
 from shared_ledger.commands import (
     AnyCommand,
     AtomicCommand,
@@ -42,9 +45,14 @@ _SIZES = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000)
 
 
 class Metrics:
-    """The metrics of one service, in a registry of their own."""
+    """The metrics of one service, in a registry of their own.
 
-    def __init__(self, queued: Callable[[], int]) -> None:
+    ``queued`` tells how many postings wait, ``cached`` what each of the caches did.
+    """
+
+    def __init__(
+        self, queued: Callable[[], int], cached: Callable[[], Iterable[CacheCounts]] = tuple
+    ) -> None:
         self.registry = CollectorRegistry()
         self._entries = Counter(
             "shared_ledger_entries",
@@ -102,6 +110,7 @@ class Metrics:
             registry=self.registry,
         )
         queue.set_function(queued)
+        self.registry.register(_Caches(cached))
 
     def batch(self, report: BatchReport) -> None:
         """Count what a lane did: once per batch, not once per posting."""
@@ -179,7 +188,7 @@ def _operation(command: AnyCommand) -> str:
         case TransferCommand():
             operation = TRANSFER
         case ReverseCommand():
-            operation = REVERSAL
+            operation = command.operation or REVERSAL
         case SweepCommand():
             operation = EXPIRY
         case CaptureCommand():
@@ -188,6 +197,22 @@ def _operation(command: AnyCommand) -> str:
         case ReleaseCommand():
             operation = "release"
     return operation
+
+
+class _Caches(Collector):
+    """What the caches count themselves, asked for when it is scraped."""
+
+    def __init__(self, cached: Callable[[], Iterable[CacheCounts]]) -> None:
+        self._cached = cached
+
+    def collect(self) -> Iterable[CounterMetricFamily]:
+        counts = list(self._cached())
+        for name, about, value in (
+            ("hits", "Balances found in Redis.", sum(each.hits for each in counts)),
+            ("misses", "Balances not found in Redis.", sum(each.misses for each in counts)),
+            ("failures", "Calls of Redis that failed.", sum(each.failures for each in counts)),
+        ):
+            yield CounterMetricFamily(f"shared_ledger_cache_{name}", about, value=value)
 
 
 class MeasuredRequests:

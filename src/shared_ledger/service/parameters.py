@@ -46,6 +46,14 @@ def query(request: Request, *known: str) -> dict[str, str]:
     return given
 
 
+async def check_query(request: Request) -> None:
+    """Raise ``InvalidPosting`` as ``query`` does, on a route of an application's own.
+
+    It knows the parameters of its function; a dependency of FastAPI.
+    """
+    query(request, *(field.alias for field in request.scope["route"].dependant.query_params))
+
+
 def number(name: str, text: str) -> int:
     """Return a whole number; raise ``InvalidPosting`` if it is none."""
     if not _NUMBER.fullmatch(text):

@@ -19,6 +19,7 @@ from shared_ledger.access.refusals import (
     NotAllowed,
     OwnerNotFound,
     TooManyAttempts,
+    TooManyRequests,
     UsernameTaken,
 )
 from shared_ledger.errors import (
@@ -40,9 +41,11 @@ from shared_ledger.errors import (
     Refusal,
     ReversalExceedsEntry,
 )
+from shared_ledger.service.methods import allowed
 
 PROBLEM_JSON = "application/problem+json"
 RETRY_AFTER_S = 1
+MAX_FIELD = 60
 KEY_HEADER = "x-token"
 CHALLENGE = f'Bearer realm="shared-ledger", ApiKey realm="{KEY_HEADER}"'
 """What an answer 401 asks for (RFC 9110, 11.6.1): a user's token, or the key of a service."""
@@ -66,12 +69,16 @@ _STATUS: tuple[tuple[type[LedgerError], HTTPStatus], ...] = (
     (KeyNotFound, HTTPStatus.NOT_FOUND),
     (CredentialsRefused, HTTPStatus.UNAUTHORIZED),
     (TooManyAttempts, HTTPStatus.TOO_MANY_REQUESTS),
+    (TooManyRequests, HTTPStatus.TOO_MANY_REQUESTS),
     (AccountBusy, HTTPStatus.SERVICE_UNAVAILABLE),
     (Refusal, HTTPStatus.UNPROCESSABLE_ENTITY),
     (LedgerOverloaded, HTTPStatus.SERVICE_UNAVAILABLE),
     (LedgerUnavailable, HTTPStatus.SERVICE_UNAVAILABLE),
     (LedgerClosed, HTTPStatus.SERVICE_UNAVAILABLE),
 )
+
+# Python's own name of it changed, and codes are for programs.
+_CODES = {HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "content_too_large"}
 
 
 class ServiceRefusal(LedgerError):
@@ -112,7 +119,7 @@ def problem_of(error: LedgerError, **data: Any) -> Response:
     headers = None
     if content["status"] == HTTPStatus.SERVICE_UNAVAILABLE:
         headers = {"Retry-After": str(RETRY_AFTER_S)}
-    elif isinstance(error, TooManyAttempts):
+    elif isinstance(error, TooManyAttempts | TooManyRequests):
         headers = {"Retry-After": str(error.retry_after_s)}
     elif isinstance(error, CredentialsRefused):
         headers = {"WWW-Authenticate": CHALLENGE}
@@ -143,7 +150,7 @@ def problem_of_http(error: HTTPException) -> Response:
     """Answer with what the framework or a handler raised."""
     status = HTTPStatus(error.status_code)
     headers = dict(error.headers or {})
-    code = error.code if isinstance(error, NotJson) else status.name.lower()
+    code = error.code if isinstance(error, NotJson) else _CODES.get(status, status.name.lower())
     return problem(status, code, str(error.detail), headers=headers)
 
 
@@ -169,7 +176,15 @@ def install(app: FastAPI) -> None:
         return problem_of(error)
 
     @app.exception_handler(HTTPException)
-    async def _http(_: Request, error: HTTPException) -> Response:
+    async def _http(request: Request, error: HTTPException) -> Response:
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            path = request.scope["path"].removeprefix(request.scope.get("root_path", ""))
+            methods = ", ".join(allowed(request.app.state.rights, path))
+            detail = f"this path takes {methods}"
+            error = HTTPException(error.status_code, detail, {"Allow": methods})
+        if error.status_code == HTTPStatus.BAD_REQUEST and error.__cause__ is not None:
+            # Bytes that are no text, numbers of thousands of digits, lists of lists of lists …
+            error = NotJson("the body is not JSON that can be read")
         return problem_of_http(error)
 
     @app.exception_handler(RequestValidationError)
@@ -178,8 +193,11 @@ def install(app: FastAPI) -> None:
         if first["type"] == "json_invalid":
             return problem_of_http(NotJson(f"the body is not JSON: {first['ctx']['error']}"))
         # The first part says where: in the path, the query string or the body.
-        field = ".".join(str(part) for part in first["loc"][1:]) or "body"
+        # A field that there is not may have any name.
+        field = ".".join(str(part)[:MAX_FIELD] for part in first["loc"][1:]) or "body"
         sentence = first["msg"].removeprefix("Value error, ")
+        if isinstance(first.get("input"), bytes):
+            sentence = "is sent with the content type application/json"
         return problem(
             HTTPStatus.UNPROCESSABLE_ENTITY,
             "invalid_request",

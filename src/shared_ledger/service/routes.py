@@ -13,6 +13,7 @@ from shared_ledger.service.auth import gate_of
 from shared_ledger.service.authorisation import check_posting, permitted
 from shared_ledger.service.bodies import decode_body, decoded, posting_of
 from shared_ledger.service.direct import DirectRoute, read_body
+from shared_ledger.service.parameters import query
 
 __all__ = ["ROUTERS", "decode_body", "encode", "ledger_of", "router"]
 
@@ -58,6 +59,7 @@ async def get_ledger(request: Request) -> Response:
 async def get_balance(request: Request) -> Response:
     """Show an owner's balance, and nothing else."""
     await permitted(request)
+    query(request)
     owner_id = request.path_params["owner_id"]
     balance = await ledger_of(request).abalance(owner_id, asset=CREDITS)
     return Response(encode({"owner_id": owner_id, "balance": balance.balance}), 200, None, JSON)

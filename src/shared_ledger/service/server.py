@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -21,6 +22,7 @@ from shared_ledger.errors import LedgerError
 from shared_ledger.ledger import Ledger
 from shared_ledger.operations import Application
 from shared_ledger.service.app import create_app
+from shared_ledger.service.connection import BoundedConnection
 from shared_ledger.service.service import Service
 from shared_ledger.settings import Settings
 
@@ -29,6 +31,8 @@ from shared_ledger.settings import Settings
 SWITCH_INTERVAL_S = 0.001
 GRACE_S = 10
 BACKLOG = 2_048
+CHECK_INTERVAL_S = 1.0
+TICK_S = 0.1
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -75,16 +79,7 @@ def run(app: FastAPI, settings: Settings, *, listener: socket.socket | None = No
     # What is loaded by now stays: the collector need not walk through it again and again.
     gc.collect()
     gc.freeze()
-    config = uvicorn.Config(
-        app,
-        http="httptools",
-        lifespan="off",
-        access_log=False,
-        log_level="warning",
-        backlog=BACKLOG,
-        timeout_graceful_shutdown=GRACE_S,
-    )
-    server = uvicorn.Server(config)
+    server = _server_of(app, settings)
     with (
         listener or listen(settings.host, settings.port) as port,
         _signals(app, server),
@@ -93,10 +88,54 @@ def run(app: FastAPI, settings: Settings, *, listener: socket.socket | None = No
         runner.run(_serve(app, server, port))
 
 
-async def _serve(app: FastAPI, server: uvicorn.Server, port: socket.socket) -> None:
+def _server_of(app: FastAPI, settings: Settings) -> _Server:
+    config = uvicorn.Config(
+        app,
+        http=BoundedConnection,
+        lifespan="off",
+        access_log=False,
+        server_header=False,
+        log_level="warning",
+        backlog=BACKLOG,
+        timeout_graceful_shutdown=GRACE_S,
+    )
+    return _Server(config, app.state.leaving, settings.shutdown_delay_s)
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn's server, which says that it leaves, and waits for no client for ever."""
+
+    def __init__(self, config: uvicorn.Config, leaving: threading.Event, delay_s: float) -> None:
+        super().__init__(config)
+        self._leaving = leaving
+        self._delay_s = delay_s
+
+    async def watch(self) -> None:
+        """End requests that take too long to arrive, until cancelled."""
+        while True:
+            await asyncio.sleep(CHECK_INTERVAL_S)
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, BoundedConnection):
+                    connection.check(leaving=self._leaving.is_set())
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let those know who send requests here, then answer what was taken and close."""
+        self._leaving.set()
+        until = time.monotonic() + self._delay_s
+        while time.monotonic() < until and not self.force_exit:
+            await self.on_tick(0)  # which keeps the date that is sent
+            await asyncio.sleep(TICK_S)
+        await super().shutdown(sockets)
+
+
+async def _serve(app: FastAPI, server: _Server, port: socket.socket) -> None:
     # Not left to uvicorn, which would log as a traceback why the ledger cannot be opened.
     async with app.router.lifespan_context(app):
-        await server.serve(sockets=[port])
+        watch = asyncio.create_task(server.watch(), name="shared-ledger-connections")
+        try:
+            await server.serve(sockets=[port])
+        finally:
+            watch.cancel()
 
 
 @contextmanager

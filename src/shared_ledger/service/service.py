@@ -14,6 +14,8 @@ from shared_ledger.service.authorisation import RightsTable
 
 PREFIX = "/api/v1/"
 """Where an application is served beside others, before its name."""
+MAX_APPLICATION_BODY_BYTES = 1024 * 1024
+"""The longest body of a route of an application's own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -24,6 +26,8 @@ class Service:
     ----------
     routers
         Its own routes, beside those of the ledger, of users and of keys that every service has.
+        Only plain ones: no router within a router, no WebSocket and no mounted application. What a
+        query string holds beside the parameters of a route's function is refused.
     rights
         Who may call each of its own routes, by method and path; a route without a row here ends
         the start.

@@ -13,7 +13,8 @@ from urllib.parse import parse_qsl
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from shared_ledger.access.attempts import Attempts, network_of
+from shared_ledger.access.attempts import Attempts
+from shared_ledger.access.counts import Counts, Limit
 from shared_ledger.access.gate import Gate
 from shared_ledger.access.passwords import hash_password, is_password
 from shared_ledger.access.refusals import CredentialsRefused, TooManyAttempts
@@ -22,19 +23,16 @@ from shared_ledger.errors import InvalidPosting
 from shared_ledger.service import access_documentation as docs
 from shared_ledger.service.answers import JSON, encode
 from shared_ledger.service.auth import gate_of
-from shared_ledger.service.authorisation import permitted
+from shared_ledger.service.authorisation import admitted, permitted
 from shared_ledger.service.bodies import decode_register, read_json
 from shared_ledger.service.direct import DirectRoute, read_body
+from shared_ledger.service.rates import network_of_client
 
-USER_ATTEMPTS = 10
-CLIENT_ATTEMPTS = 100
-ATTEMPT_WINDOW_S = 300
-REGISTRATIONS = 60
-REGISTRATION_WINDOW_S = 60
+USER_ATTEMPTS = Limit("10/5minutes")
+CLIENT_ATTEMPTS = Limit("100/5minutes")
 HASHING_THREADS = 2
 MAX_HASHING = 64
 
-_NO_STORE = {"cache-control": "no-store"}
 _FORM = "application/x-www-form-urlencoded"
 """What a log-in sends (RFC 6749, 4.3.2)."""
 
@@ -46,10 +44,9 @@ router = APIRouter(route_class=DirectRoute, tags=["users"])
 class Doorkeeper:
     """Limits how often passwords are tried, and how many are hashed at once."""
 
-    def __init__(self) -> None:
-        self.of_user = Attempts(USER_ATTEMPTS, ATTEMPT_WINDOW_S)
-        self.of_client = Attempts(CLIENT_ATTEMPTS, ATTEMPT_WINDOW_S)
-        self.registrations = Attempts(REGISTRATIONS, REGISTRATION_WINDOW_S)
+    def __init__(self, counts: Counts) -> None:
+        self.of_user = Attempts("log-in as", USER_ATTEMPTS, counts)
+        self.of_client = Attempts("log-in from", CLIENT_ATTEMPTS, counts)
         # Few threads, of their own: hashing is made to be slow, and must not slow others down.
         self._threads = ThreadPoolExecutor(HASHING_THREADS, "shared-ledger-passwords")
         self._waiting = 0
@@ -82,17 +79,16 @@ async def register(request: Request) -> Response:
     Capital and small letters make no other name. In production a name is refused if the book has
     an account of that id already, which would become the new user's.
     """
-    doorkeeper = _doorkeeper_of(request)
+    await admitted(request)
     body = await read_json(request, decode_register)
     username = check_username(body.username)
     password = check_password(body.password)
-    doorkeeper.registrations.begin(_client(request))
     gate = gate_of(request)
-    hashed = await doorkeeper.hash(hash_password, password)
+    hashed = await _doorkeeper_of(request).hash(hash_password, password)
     user = await gate.run(
         gate.store.add_user, username, hashed, unclaimed=not request.app.state.development
     )
-    return Response(encode(_shown(user)), HTTPStatus.CREATED, _NO_STORE, JSON)
+    return Response(encode(_shown(user)), HTTPStatus.CREATED, None, JSON)
 
 
 async def log_in(request: Request) -> Response:
@@ -101,28 +97,29 @@ async def log_in(request: Request) -> Response:
     The same answer, after the same work, for a wrong password and for a name that nobody has. After
     10 wrong ones in 5 minutes for a name, or 100 from an address, it is 429.
     """
+    await admitted(request)
     form = await _form(request)
     username, password = _field(form, "username"), _field(form, "password")
     if form.get("grant_type", "password") != "password":
         raise InvalidPosting("grant_type", "is password")
     doorkeeper = _doorkeeper_of(request)
     gate = gate_of(request)
-    who, where = folded(username), _client(request)
-    doorkeeper.of_client.begin(where)
+    who, where = folded(username), network_of_client(request)
+    await doorkeeper.of_client.begin(where)
     try:
-        doorkeeper.of_user.begin(who)
+        await doorkeeper.of_user.begin(who)
     except TooManyAttempts:
-        doorkeeper.of_client.forgive(where)
+        await doorkeeper.of_client.forgive(where)
         raise
     user = await _user_of(doorkeeper, gate, where, username, password)
-    doorkeeper.of_client.forgive(where)
-    doorkeeper.of_user.forgive(who)
+    await doorkeeper.of_client.forgive(where)
+    await doorkeeper.of_user.forgive(who)
     token = {
         "access_token": gate.tokens.issue(user.username),
         "token_type": "bearer",
         "expires_in": gate.tokens.lifetime_s,
     }
-    return Response(encode(token), HTTPStatus.OK, _NO_STORE, JSON)
+    return Response(encode(token), HTTPStatus.OK, None, JSON)
 
 
 async def show_me(request: Request) -> Response:
@@ -142,7 +139,7 @@ async def show_me(request: Request) -> Response:
             "owner_id": caller.name,
             "is_admin": caller.kind == "administrator",
         }
-    return Response(encode(content), HTTPStatus.OK, _NO_STORE, JSON)
+    return Response(encode(content), HTTPStatus.OK, None, JSON)
 
 
 async def _user_of(
@@ -180,10 +177,6 @@ def _field(form: dict[str, str], name: str) -> str:
     if not form.get(name):
         raise InvalidPosting(name, "is required")
     return form[name]
-
-
-def _client(request: Request) -> str:
-    return network_of(request.client.host if request.client else "")
 
 
 def _doorkeeper_of(request: Request) -> Doorkeeper:

@@ -22,7 +22,7 @@ GRANTS = Part(
     ),
     giving as materialized (
         select given.*, entry.app as by, operation, entry.amount as gain, created_on,
-            entry.expires_on as until, entry.priority as said
+            entry.expires_on as until, entry.priority as said, reverses
         from given
         left join entry using (owner_id, asset, entry_id)
     ),
@@ -34,7 +34,7 @@ GRANTS = Part(
     ),
     paying as materialized (
         select burned.*, app, operation, entry.amount as moved, created_on, took_effect_on,
-            reverses, hold_id, operation = 'REVERSAL' and entry.amount > 0 as returns
+            reverses, hold_id, reverses is not null and entry.amount > 0 as returns
         from burned
         left join entry using (owner_id, asset, entry_id)
     ),
@@ -121,7 +121,7 @@ GRANTS = Part(
         "grant_of_what_gives_none": """
             select owner_id, asset, entry_id, null::text as expected, operation as found
             from giving
-            where operation in ('REVERSAL', 'EXPIRY')
+            where reverses is not null or operation in ('REVERSAL', 'EXPIRY')
         """,
         # When the clock was set back, the source of a transfer may have what has expired for the
         # destination, of which it then expires at once.

@@ -14,14 +14,17 @@ REVERSALS = Part(
     ),
     undone as materialized (
         select reversal.*, entry.app as its_app, its_operation,
-            entry.counterparty as its_counterparty, its_amount
+            entry.counterparty as its_counterparty, its_amount, its_reverses,
+            known.operation is not null as is_own
         from reversal
         left join (
             select id as reverses, owner_id, asset, app, operation::text as its_operation,
-                counterparty, amount as its_amount
+                counterparty, amount as its_amount, reverses as its_reverses
             from {entries}
             where {range}
         ) as entry using (owner_id, asset, reverses)
+        left join {operations} as known
+            on known.app = reversal.app and known.operation = reversal.operation
     )
     """,
     questions={
@@ -30,12 +33,18 @@ REVERSALS = Part(
             from undone
             where its_operation is null
         """,
+        # It may be shown as an operation of its application, but for a transfer's.
         "reversal_differs_from_its_entry": """
             select owner_id, asset, id as entry_id,
                 field || ' ' || should_be as expected, field || ' ' || is_now as found
             from undone
             cross join lateral (
-                values ('operation', 'REVERSAL', operation),
+                values (
+                        'operation',
+                        case when is_own and its_operation <> 'TRANSFER' then operation
+                            else 'REVERSAL' end,
+                        operation
+                    ),
                     ('app', its_app, app),
                     ('counterparty', its_counterparty, counterparty),
                     ('sign', sign(-its_amount)::text, sign(amount)::text),
@@ -46,7 +55,8 @@ REVERSALS = Part(
         "reversal_of_what_cannot_be_reversed": """
             select owner_id, asset, id as entry_id, null::text as expected, its_operation as found
             from undone
-            where its_operation in ('REVERSAL', 'EXPIRY') or its_amount = 0
+            where its_reverses is not null or its_operation in ('REVERSAL', 'EXPIRY')
+                or its_amount = 0
         """,
         "reversed_more_than_the_entry": """
             select owner_id, asset, reverses as entry_id,
@@ -64,7 +74,7 @@ GROUPS = Part(
     rows="""
     grouped as materialized (
         select coalesce(group_id, id) as group_id, id, owner_id, asset, app,
-            operation::text as operation, amount, nonce,
+            operation::text as operation, amount, nonce, reverses,
             row_number() over (partition by coalesce(group_id, id) order by id) - 1 as number
         from {entries}
         where group_id is not null or operation = 'TRANSFER'
@@ -90,7 +100,7 @@ GROUPS = Part(
             select null as owner_id, asset, group_id as entry_id, 0 as expected,
                 sum(amount) as found
             from grouped
-            where operation in ('TRANSFER', 'REVERSAL')
+            where operation = 'TRANSFER' or reverses is not null
             group by asset, group_id
             having sum(amount) <> 0
         """,
@@ -98,7 +108,7 @@ GROUPS = Part(
             select null as owner_id, null as asset, group_id as entry_id, 2 as expected,
                 count(distinct owner_id) as found
             from grouped
-            where operation in ('TRANSFER', 'REVERSAL')
+            where operation = 'TRANSFER' or reverses is not null
             group by group_id
             having count(*) <> 2 or count(distinct owner_id) <> 2
         """,
@@ -132,7 +142,8 @@ GROUPS = Part(
 )
 
 BUDGETS = Part(
-    # Gains of the operation, from the budget's first entry on; a reversal gives nothing back.
+    # Gains of the operation, from the budget's first entry on; a reversal gives nothing back, and
+    # what one gives under the operation's name is of no budget.
     rows="""
     gain as (
         select app, operation, period, sum(amount) as given
@@ -140,7 +151,7 @@ BUDGETS = Part(
             select app, operation::text as operation, id, amount,
                 to_char(created_on at time zone 'UTC', 'YYYY-MM-DD') as day
             from {entries}
-            where amount > 0
+            where amount > 0 and reverses is null
         ) as entry
         join {budgets} as budget using (app, operation)
         where period in ('ever', day) and id > after_id

@@ -213,6 +213,7 @@ class _Verification:
             "grants": tables.grants.fullname,
             "burns": tables.burns.fullname,
             "budgets": tables.budgets.fullname,
+            "operations": tables.operations.fullname,
             "sequence": f"{tables.schema}.{tables.entry_ids.name}",
         }
         self._progress = progress

@@ -40,6 +40,7 @@ PLACE = PlaceHold(SharedOperation.CREDIT_SPEND, "user1", "n2", 1, expires_at=NEW
 GROUP = Group("n3", [Part(SharedOperation.CREDIT_ADD, "user1", 10, {"a": 1}, HOUR)])
 TRANSFER = Transfer(source="user1", destination="user2", amount=5, nonce="n4")
 RULE = Rule.fixed(1, once="week", expires_in=HOUR, priority=2, budget=100, daily_budget=10)
+DEFAULT = Rule.variable(minimum=-10, maximum=0, default=-1)
 
 
 def post(ledger: Shared) -> int:
@@ -54,6 +55,8 @@ def post(ledger: Shared) -> int:
     assert_type(captured, Posted)
     assert_type(ledger.post(ReleaseHold(placed.hold.id, "n6")), Held)
     assert_type(ledger.post(Reversal(captured.entry.id, "n7", 1, allow_debt=True)), Posted)
+    named = Reversal(captured.entry.id, "n8", operation=SharedOperation.CREDIT_ADD)
+    assert_type(ledger.post(named), Posted)
     return captured.entry.id
 
 
@@ -61,6 +64,7 @@ async def apost(ledger: Shared, session: AsyncSession) -> None:
     """The same in coroutines."""
     assert_type(await ledger.apost(POSTING), Posted)
     assert_type(await ledger.apost(PLACE), Held)
+    assert_type(await ledger.apost(Reversal(1, "n7")), Posted)
     assert_type(await ledger.apost_in(session, TRANSFER), Posted)
     assert_type(await ledger.apost_in(session, ReleaseHold(1, "n6")), Held)
     assert_type(await ledger.aquote(GROUP), Quote)
@@ -75,7 +79,9 @@ def post_in(ledger: Shared, connection: Connection) -> None:
 def post_many(ledger: Shared) -> list[int]:
     """Batches of postings give outcomes, and mixed ones results."""
     assert_type(ledger.post_batch([POSTING]), list[Outcome])
-    requests: list[Request[SharedOperation]] = [POSTING, PLACE, GROUP, TRANSFER]
+    plain = Reversal(1, "n7")
+    named = Reversal(1, "n8", operation=SharedOperation.CREDIT_ADD)
+    requests: list[Request[SharedOperation]] = [POSTING, PLACE, GROUP, TRANSFER, plain, named]
     results = ledger.post_batch(requests, atomic=True)
     assert_type(results, list[Result])
     return [

@@ -66,6 +66,7 @@ def wrong_rules() -> None:
     Rule.fixed(1, once="year")  # expect-error
     Rule.fixed(1, posted_by=frozenset({"anyone"}))  # expect-error
     Rule.variable(minimum=1)  # expect-error
+    Rule.variable(minimum=1, maximum=2, default="1")  # expect-error
 
 
 def what_never_changes(ledger: Ledger[BookingOperation]) -> None:

@@ -18,6 +18,7 @@ from shared_ledger import (
     SharedOperation,
     Transfer,
 )
+from shared_ledger.client import LedgerClient
 
 
 class BookingOperation(BaseLedgerOperation):
@@ -37,6 +38,8 @@ def another_applications_operation(ledger: Ledger[BookingOperation]) -> None:
     ledger.post(PlaceHold(SharedOperation.CREDIT_SPEND, "user1", "n1"))  # expect-error
     ledger.post(Group("n1", [Part(SharedOperation.CREDIT_ADD, "user1")]))  # expect-error
     ledger.quote(Posting(SharedOperation.CREDIT_ADD, "user1", "n1"))  # expect-error
+    ledger.post(Reversal(1, "n1", operation=SharedOperation.CREDIT_ADD))  # expect-error
+    ledger.quote(Reversal(1, "n1", operation=SharedOperation.CREDIT_ADD))  # expect-error
 
 
 async def another_applications_operation_in_a_coroutine(ledger: Ledger[BookingOperation]) -> None:
@@ -53,6 +56,12 @@ def own_operation_to_another_applications_ledger() -> None:
 def operation_that_is_a_bare_string(ledger: Ledger[BookingOperation]) -> None:
     ledger.post(PlaceHold("BOOKING", "user1", "n1"))  # expect-error
     ledger.post(Group("n1", [Part("BOOKING", "user1")]))  # expect-error
+    ledger.post(Reversal(1, "n1", operation="BOOKING"))  # expect-error
+
+
+def operation_of_a_reversal_that_is_sent(client: LedgerClient[BookingOperation]) -> None:
+    client.post(Reversal(1, "n1"))
+    client.post(Reversal(1, "n1", operation=BookingOperation.BOOKING))  # expect-error
 
 
 def results_of_another_kind(ledger: Ledger[BookingOperation]) -> None:

@@ -16,7 +16,7 @@ SERVICE = Service(
     application=CONTENT,
     title="Content",
     description="Creators pay for what they publish, and readers for what they read.",
-    routers=[routes.rewards, routes.router],
+    routers=[routes.rewards, routes.publishing],
     rights=routes.RIGHTS,
     tags={
         "rewards": "Credits for nothing, once.",

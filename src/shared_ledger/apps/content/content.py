@@ -5,7 +5,7 @@ Each takes the transaction it is part of: rows and entries commit together.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from http import HTTPStatus
 
@@ -13,11 +13,11 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.engine import Connection
 
-from shared_ledger import Group, Ledger, NonceReused, Part, Posting
+from shared_ledger import BalanceOutOfRange, Group, Ledger, NonceReused, Part, Posting
 from shared_ledger.apps.content.operations import ContentOperation
 from shared_ledger.apps.content.tables import accesses, items
 from shared_ledger.service import ServiceRefusal
-from shared_ledger.service.fields import own_nonce
+from shared_ledger.service.fields import check_same, own_nonce
 
 PLATFORM_PERCENT = 20
 
@@ -50,6 +50,18 @@ class ContentNotFound(ServiceRefusal):
         return f"there is no content {self.content_id}"
 
 
+class CreatorCannotBePaid(ServiceRefusal):
+    """The creator's account cannot hold more: nobody can pay for what he created."""
+
+    code = "creator_cannot_be_paid"
+
+    def __init__(self, content_id: int) -> None:
+        self.content_id = content_id
+
+    def __str__(self) -> str:
+        return f"the creator of content {self.content_id} cannot be paid: his account is full"
+
+
 def create(
     connection: Connection,
     ledger: ContentLedger,
@@ -67,19 +79,19 @@ def create(
     Refusal
         ``InsufficientCredits`` …, or ``NonceReused`` if the nonce made other content.
     """
-    posted = ledger.post_in(
-        connection,
-        Posting(ContentOperation.CONTENT_CREATION, creator, own_nonce("content", nonce)),
-    )
+    posting = Posting(ContentOperation.CONTENT_CREATION, creator, own_nonce("content", nonce))
+    posted = ledger.post_in(connection, posting)
     entry = posted.entry
     given = {"title": title, "body": body, "price": price}
     if posted.replayed:
-        of_entry = sa.select(items).where(items.c.entry_id == entry.id)
-        first = connection.execute(of_entry).mappings().one()
-        for field, value in given.items():
-            if first[field] != value:
-                raise NonceReused(creator, nonce, field=field, recorded=first[field], given=value)
-        return Item(**first), True
+        paid = sa.select(items).where(items.c.entry_id == entry.id)
+        row = connection.execute(paid).mappings().one_or_none()
+        if row is None:
+            # A service has posted the entry alone.
+            raise NonceReused(creator, nonce, field="kind", recorded="posting", given="content")
+        first = Item(**row)
+        check_same(creator, nonce, recorded=asdict(first), given=given)
+        return first, True
     made = {"creator": creator, "entry_id": entry.id, "created_on": entry.created_on, **given}
     row = connection.execute(sa.insert(items).values(made).returning(items)).mappings().one()
     return Item(**row), False
@@ -94,12 +106,16 @@ def find(connection: Connection, content_id: int) -> Item:
     return Item(**row)
 
 
-def newest(connection: Connection, *, limit: int, before: int | None) -> list[Item]:
-    """Return what was created last; ``before`` is the id that the page before ended with."""
-    chosen = sa.select(items).order_by(items.c.id.desc()).limit(limit)
+def newest(connection: Connection, *, limit: int, before: int | None) -> tuple[list[Item], bool]:
+    """Return what was created last, and whether there is more.
+
+    ``before`` is the id that the page before ended with.
+    """
+    chosen = sa.select(items).order_by(items.c.id.desc()).limit(limit + 1)
     if before is not None:
         chosen = chosen.where(items.c.id < before)
-    return [Item(**row) for row in connection.execute(chosen).mappings()]
+    found = [Item(**row) for row in connection.execute(chosen).mappings()]
+    return found[:limit], len(found) > limit
 
 
 def may_read(connection: Connection, item: Item, reader: str) -> bool:
@@ -129,6 +145,8 @@ def access(
         If there is none.
     InsufficientCredits
         If the reader cannot pay.
+    CreatorCannotBePaid
+        If the creator's account is full.
     """
     item = find(connection, content_id)
     if reader == item.creator:
@@ -138,7 +156,13 @@ def access(
     parts = [Part(ContentOperation.CONTENT_ACCESS, reader, -item.price)]
     if share := creators_share(item.price):
         parts.append(Part(ContentOperation.CONTENT_EARNING, item.creator, share))
-    posted = ledger.post_in(connection, Group(own_nonce("access", item.id), parts))
+    try:
+        posted = ledger.post_in(connection, Group(own_nonce("access", item.id), parts))
+    except BalanceOutOfRange as refusal:
+        # What the creator has is no reader's affair.
+        if refusal.owner_id != reader:
+            raise CreatorCannotBePaid(item.id) from None
+        raise
     entry = posted.entry
     # Somebody else may have done it since we looked, under the same nonce.
     connection.execute(

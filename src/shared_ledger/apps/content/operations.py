@@ -27,7 +27,7 @@ CONTENT = Application(
     rules={
         ContentOperation.CONTENT_CREATION: Rule.fixed(-5),
         ContentOperation.CONTENT_ACCESS: Rule.variable(
-            minimum=-MAX_PRICE, maximum=0, counterparty=FEES
+            minimum=-MAX_PRICE, maximum=0, default=0, counterparty=FEES
         ),
         ContentOperation.CONTENT_EARNING: Rule.variable(
             minimum=1, maximum=MAX_PRICE, counterparty=FEES

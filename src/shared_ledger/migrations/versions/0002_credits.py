@@ -179,7 +179,8 @@ def downgrade() -> None:
         sa.text(
             f"select exists (select from {schema}.entries "
             f"where operation::text in ('TRANSFER', 'REVERSAL', 'EXPIRY') "
-            f"or hold_id is not null or group_id is not null or expires_on is not null) "
+            f"or hold_id is not null or group_id is not null or reverses is not null "
+            f"or expires_on is not null) "
             f"or exists (select from {schema}.budgets where spent > 0)"
         )
     )

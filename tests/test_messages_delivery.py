@@ -1,0 +1,673 @@
+"""From one context to another: at least once on the way, exactly once in effect, in order."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from builders import SHOP, adjust, assert_sound, eventually, query
+from contexts import (
+    NOTES_TABLES,
+    SHOP_CONTEXT,
+    SHOP_TABLES,
+    Note,
+    NotesUnitOfWork,
+    RequestPayment,
+    ShopLedger,
+    engine_on,
+    make_tables,
+    notes_context,
+    place_order,
+    send,
+    states,
+    till_context,
+    work_off,
+    written,
+)
+from shared_ledger import Ledger
+from shared_ledger.embedded import Cluster
+from shared_ledger.errors import ConfigurationError
+from shared_ledger.messages import (
+    ConcurrentChange,
+    Context,
+    Envelope,
+    Event,
+    Inbox,
+    InProcess,
+    Lag,
+    Relay,
+    Retries,
+    UnitOfWork,
+    Worker,
+    handles,
+    lag_of,
+    running,
+)
+from shared_ledger.messages.bell import Bell
+from shared_ledger.messages.inbox import _BY_INDEX, _TAKE, Taken
+from shared_ledger.messages.tables import about
+
+SOON = Retries(first_s=0.001, longest_s=0.01)
+
+
+@pytest.fixture
+async def tables(cluster: Cluster, schema: str) -> AsyncIterator[AsyncEngine]:
+    """An engine on the tables of the contexts, which are empty."""
+    make_tables(cluster.url, schema)
+    async with engine_on(cluster.url, schema) as engine:
+        yield engine
+
+
+@pytest.fixture
+def ledger_of_shop(cluster: Cluster, schema: str) -> Iterator[ShopLedger]:
+    with Ledger(SHOP, cluster.url, schema=schema, migrate=True, lanes=1) as ledger:
+        ledger.post(adjust("ada", "funds", 100))
+        yield ledger
+
+
+async def comes_true(fact: Callable[[], object]) -> None:
+    """Wait for a fact while other tasks go on."""
+    await asyncio.to_thread(eventually, fact, within_s=60)
+
+
+def line(name: str, count: int) -> list[Note]:
+    return [Note(line=name, number=number) for number in range(count)]
+
+
+# --- the whole way ---
+
+
+async def test_order_is_paid_over_both_contexts(
+    tables: AsyncEngine, ledger_of_shop: ShopLedger, cluster: Cluster, schema: str
+) -> None:
+    inboxes = [Inbox(tables, context) for context in (SHOP_CONTEXT, till_context(ledger_of_shop))]
+    async with running(inboxes, InProcess(inboxes)):
+        for number in range(10):
+            await place_order(tables, f"o{number}")
+        await place_order(tables, "too dear", amount=71)
+        text = f"select count(*) from {schema}.shop_orders where state <> 'placed'"
+        await comes_true(lambda: query(cluster.url, text) == [(11,)])
+    text = f"select order_id, state, changes from {schema}.shop_orders order by order_id"
+    assert query(cluster.url, text) == [
+        *((f"o{number}", "paid", 1) for number in range(10)),
+        ("too dear", "refused", 1),
+    ]
+    assert ledger_of_shop.balance("ada").balance == 70
+    assert_sound(cluster.url, schema)
+
+
+async def test_without_notifications_it_comes_by_looking(
+    tables: AsyncEngine, cluster: Cluster, schema: str
+) -> None:
+    inboxes = [Inbox(tables, SHOP_CONTEXT), Inbox(tables, notes_context())]
+    async with running(inboxes, InProcess(inboxes), listens=False, poll_s=0.05):
+        await asyncio.sleep(0.2)
+        await send(tables, *line("a", 3))
+        await comes_true(lambda: written(cluster.url, schema) == [0, 1, 2])
+
+
+async def test_notifications_tell_before_anybody_looks(
+    tables: AsyncEngine, cluster: Cluster, schema: str
+) -> None:
+    inboxes = [Inbox(tables, SHOP_CONTEXT), Inbox(tables, notes_context())]
+    async with running(inboxes, InProcess(inboxes), poll_s=1_000):
+        for number in range(0, 9, 3):
+            for more in range(3):
+                await send(tables, Note(line="a", number=number + more))
+                await comes_true(lambda: len(written(cluster.url, schema)) > number + more)  # noqa: B023
+            # The connection that listens may be lost; a new one takes its place.
+            text = "select pg_terminate_backend(pid) from pg_stat_activity where query ilike %s"
+            assert query(cluster.url, text, 'listen "notes_inbox"%') == [(True,)]
+
+
+async def test_message_that_nobody_wants_is_published_to_nobody(
+    tables: AsyncEngine, cluster: Cluster, schema: str
+) -> None:
+    await send(tables, *line("a", 3))
+    await work_off(tables, [SHOP_CONTEXT])
+    async with tables.connect() as connection:
+        assert (await lag_of(connection, SHOP_TABLES)).unpublished == 0
+    assert states(cluster.url, schema, "shop") == {}
+
+
+# --- at least once ---
+
+
+class Doubtful:
+    """A transport that does everything twice, and half the time says that it did nothing."""
+
+    def __init__(self, inner: InProcess, seed: int) -> None:
+        self._inner = inner
+        self._chance = random.Random(seed)
+
+    async def publish(self, envelopes: Sequence[Envelope]) -> None:
+        done = self._chance.randint(0, len(envelopes))
+        await self._inner.publish(envelopes[:done])
+        await self._inner.publish(envelopes[:done])
+        if self._chance.random() < 0.5:
+            raise ConnectionError("the answer was lost")
+        await self._inner.publish(envelopes)
+
+    def delivering(self, inbox: Inbox) -> AbstractAsyncContextManager[None]:
+        return self._inner.delivering(inbox)
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_repetitions_have_no_effect(
+    tables: AsyncEngine, cluster: Cluster, schema: str, seed: int
+) -> None:
+    inbox = Inbox(tables, notes_context())
+    transport = Doubtful(InProcess([inbox]), seed)
+    relay = Relay(tables, SHOP_TABLES, transport, batch=7)
+    worker = Worker(inbox)
+    chance = random.Random(seed)
+    for number in range(10):
+        await send(tables, *(Note(line=name, number=number) for name in "abc"))
+    failures = 0
+    while True:
+        try:
+            if not await relay.publish():
+                break
+        except ConnectionError:
+            failures += 1
+        if chance.random() < 0.5:
+            await worker.handle_next()
+    # All of it once more, as if the relay had never noted anything.
+    query(cluster.url, f"update {schema}.shop_outbox set published_on = null")
+    while await worker.handle_next():
+        pass
+    await work_off(tables, [notes_context()])
+    assert failures > 0
+    for name in "abc":
+        assert written(cluster.url, schema, name) == list(range(10))
+    assert states(cluster.url, schema, "notes") == {"handled": 30}
+
+
+async def test_repetition_inside_a_batch_is_dropped(tables: AsyncEngine) -> None:
+    inbox = Inbox(tables, notes_context())
+    first, second = (Envelope.of(note) for note in line("a", 2))
+    assert await inbox.receive([first, second, first]) == 2
+    assert await inbox.receive([second, first]) == 0
+
+
+async def test_positions_follow_the_order_of_the_batch(
+    tables: AsyncEngine, cluster: Cluster, schema: str
+) -> None:
+    inbox = Inbox(tables, notes_context())
+    envelopes = [Envelope.of(note) for note in line("a", 500)]
+    random.Random(1).shuffle(envelopes)
+    await inbox.receive(envelopes[:10])
+    await inbox.receive(envelopes)
+    rows = query(cluster.url, f"select message_id from {schema}.notes_inbox order by position")
+    assert [message_id for (message_id,) in rows] == [envelope.id for envelope in envelopes]
+
+
+# --- the relay ---
+
+
+async def test_only_one_relay_publishes(tables: AsyncEngine) -> None:
+    published: list[str] = []
+    inside, go_on = asyncio.Event(), asyncio.Event()
+
+    class Slow(InProcess):
+        async def publish(self, envelopes: Sequence[Envelope]) -> None:
+            inside.set()
+            await go_on.wait()
+            published.extend(envelope.text for envelope in envelopes)
+
+    await send(tables, *line("a", 3))
+    first, second = (Relay(tables, SHOP_TABLES, Slow([])) for _ in range(2))
+    publishing = asyncio.create_task(first.publish())
+    await inside.wait()
+    assert await second.publish() == 0
+    go_on.set()
+    assert await publishing == 3
+    assert await second.publish() == 0
+    assert len(published) == 3
+
+
+async def test_relays_of_two_books_do_not_wait_for_each_other(
+    tables: AsyncEngine, cluster: Cluster, schema: str
+) -> None:
+    make_tables(cluster.url, f"{schema}_other")
+    async with engine_on(cluster.url, f"{schema}_other") as other:
+        await send(tables, *line("a", 1))
+        await send(other, *line("a", 1))
+        both = asyncio.Barrier(2)
+
+        class Meeting(InProcess):
+            async def publish(self, envelopes: Sequence[Envelope]) -> None:
+                await asyncio.wait_for(both.wait(), 30)
+
+        relays = [Relay(engine, SHOP_TABLES, Meeting([])) for engine in (tables, other)]
+        assert await asyncio.gather(*(relay.publish() for relay in relays)) == [1, 1]
+
+
+async def test_relay_goes_on_when_the_transport_is_back(
+    tables: AsyncEngine, cluster: Cluster, schema: str
+) -> None:
+    inbox = Inbox(tables, notes_context())
+    refusals = iter([ConnectionError("away"), OSError("still away"), RuntimeError("a bug")])
+
+    class Failing(InProcess):
+        async def publish(self, envelopes: Sequence[Envelope]) -> None:
+            for refusal in refusals:
+                raise refusal
+            await super().publish(envelopes)
+
+    await send(tables, *line("a", 250))
+    bell = Bell()
+    relay = Relay(tables, SHOP_TABLES, Failing([inbox]), pauses=SOON, bell=bell)
+    task = asyncio.create_task(relay.run())
+    await comes_true(lambda: states(cluster.url, schema, "notes") == {"new": 250})
+    bell.close()
+    await task
+    await work_off(tables, [notes_context()])
+    assert written(cluster.url, schema) == list(range(250))
+
+
+async def test_transport_that_hangs_is_given_up(tables: AsyncEngine) -> None:
+    class Hanging(InProcess):
+        async def publish(self, envelopes: Sequence[Envelope]) -> None:
+            await asyncio.sleep(1_000)
+
+    await send(tables, *line("a", 1))
+    with pytest.raises(TimeoutError):
+        await Relay(tables, SHOP_TABLES, Hanging([]), timeout_s=0.1).publish()
+    assert await Relay(tables, SHOP_TABLES, InProcess([])).publish() == 1
+
+
+async def test_relay_that_stands_still_loses_its_lock(
+    tables: AsyncEngine, cluster: Cluster, schema: str
+) -> None:
+    async def publish_elsewhere() -> None:
+        async with engine_on(cluster.url, schema) as engine:
+            relay = Relay(engine, SHOP_TABLES, InProcess([]))
+            while await relay.publish() == 0:
+                time.sleep(0.05)  # noqa: ASYNC251  # In a thread of its own.
+
+    class Still(InProcess):
+        async def publish(self, envelopes: Sequence[Envelope]) -> None:
+            # All of the process stands still, so it cannot even notice that it takes too long.
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(asyncio.run, publish_elsewhere()).result(60)
+
+    await send(tables, *line("a", 1))
+    relay = Relay(tables, SHOP_TABLES, Still([]), timeout_s=0.2)
+    with pytest.raises((TimeoutError, sa.exc.DBAPIError)):
+        await relay.publish()
+
+
+# --- the order of a key ---
+
+
+async def test_message_waits_for_the_retry_of_the_one_before_it(
+    tables: AsyncEngine, cluster: Cluster, schema: str
+) -> None:
+    tried: list[tuple[str, int]] = []
+
+    async def fail_once(note: Note, _: UnitOfWork) -> None:
+        tried.append((note.line, note.number))
+        if tried.count(("a", 0)) == 1 and note == Note(line="a", number=0):
+            raise RuntimeError("not yet")
+
+    context = notes_context(fail_once)
+    await send(tables, *line("a", 3), *line("b", 3))
+    await work_off(tables, [context], retries=Retries(first_s=1_000, longest_s=1_000))
+    assert written(cluster.url, schema, "a") == []
+    assert written(cluster.url, schema, "b") == [0, 1, 2]
+    assert tried.count(("a", 0)) == 1
+    query(cluster.url, f"update {schema}.notes_inbox set available_on = now()")
+    await work_off(tables, [context])
+    assert written(cluster.url, schema, "a") == [0, 1, 2]
+
+
+async def test_failed_message_is_tried_again_when_its_time_has_come(
+    tables: AsyncEngine, cluster: Cluster, schema: str
+) -> None:
+    tries = 0
+
+    async def fail_thrice(_: Note, __: UnitOfWork) -> None:
+        nonlocal tries
+        tries += 1
+        if tries <= 3:
+            raise RuntimeError("not yet")
+
+    inbox = Inbox(tables, notes_context(fail_thrice))
+    inboxes = [Inbox(tables, SHOP_CONTEXT), inbox]
+    # Nobody looks but for the retry's sake.
+    retries = Retries(first_s=0.05, longest_s=0.2)
+    async with running(inboxes, InProcess(inboxes), retries=retries, poll_s=1_000):
+        await send(tables, *line("a", 2))
+        await comes_true(lambda: written(cluster.url, schema) == [0, 1])
+    assert tries == 5
+
+
+async def test_messages_of_other_keys_are_handled_at_the_same_time(tables: AsyncEngine) -> None:
+    together = asyncio.Barrier(4)
+
+    async def meet(_: Note, __: UnitOfWork) -> None:
+        await together.wait()
+
+    inbox = Inbox(tables, notes_context(meet))
+    await inbox.receive([Envelope.of(Note(line=name, number=0)) for name in "abcd"])
+    worker = Worker(inbox, timeout_s=30)
+    done = await asyncio.gather(*(worker.handle_next() for _ in range(4)))
+    assert done == [True] * 4
+    assert not await worker.handle_next()
+
+
+async def test_messages_of_one_key_are_never_handled_at_the_same_time(
+    tables: AsyncEngine, cluster: Cluster, schema: str
+) -> None:
+    inside = 0
+
+    async def alone(_: Note, __: UnitOfWork) -> None:
+        nonlocal inside
+        inside += 1
+        await asyncio.sleep(0.005)
+        assert inside == 1
+        inside -= 1
+
+    inbox = Inbox(tables, notes_context(alone))
+    await inbox.receive([Envelope.of(note) for note in line("a", 30)])
+    # Each as in a process of its own: they know nothing of each other's keys.
+    workers = [Worker(inbox) for _ in range(6)]
+
+    async def work(worker: Worker) -> None:
+        while states(cluster.url, schema, "notes").get("new"):
+            await worker.handle_next()
+
+    async with asyncio.timeout(60):
+        await asyncio.gather(*map(work, workers))
+    assert states(cluster.url, schema, "notes") == {"handled": 30}
+    assert written(cluster.url, schema) == list(range(30))
+
+
+# --- failures of handlers ---
+
+
+async def test_failure_leaves_nothing_of_the_effect(
+    tables: AsyncEngine, cluster: Cluster, schema: str
+) -> None:
+    async def fail(_: Note, uow: UnitOfWork) -> None:
+        uow.emit(Note(line="b", number=1))
+        raise RuntimeError("no")
+
+    await send(tables, Note(line="a", number=0))
+    await work_off(tables, [notes_context(fail)])
+    assert written(cluster.url, schema) == []
+    assert query(cluster.url, f"select * from {schema}.notes_outbox") == []
+    rows = query(cluster.url, f"select state, attempts, error from {schema}.notes_inbox")
+    ((state, attempts, error),) = rows
+    assert (state, attempts) == ("new", 1)
+    assert error.startswith("RuntimeError: no (test_messages_delivery.py:")
+
+
+async def test_conflict_is_tried_again_at_once_and_is_no_failure(
+    tables: AsyncEngine, cluster: Cluster, schema: str
+) -> None:
+    tries = 0
+
+    async def conflict_twice(_: Note, __: UnitOfWork) -> None:
+        nonlocal tries
+        tries += 1
+        if tries <= 2:
+            raise ConcurrentChange("something")
+
+    await send(tables, Note(line="a", number=0))
+    await work_off(tables, [notes_context(conflict_twice)])
+    assert written(cluster.url, schema) == [0]
+    assert query(cluster.url, f"select state, attempts from {schema}.notes_inbox") == [
+        ("handled", 0)
+    ]
+
+
+async def test_handler_that_hangs_is_stopped_and_tried_again(
+    tables: AsyncEngine, cluster: Cluster, schema: str
+) -> None:
+    tries = 0
+
+    async def hang(_: Note, uow: UnitOfWork) -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            await asyncio.sleep(1_000)
+        if tries == 2:
+            # In the database, which has to be told to stop.
+            await uow.connection.execute(sa.text("select pg_sleep(1000)"))
+
+    inbox = Inbox(tables, notes_context(hang))
+    await inbox.receive([Envelope.of(Note(line="a", number=0))])
+    worker = Worker(inbox, timeout_s=0.3, retries=SOON)
+    errors = []
+    for _ in range(2):
+        assert await worker.handle_next()
+        errors += query(cluster.url, f"select attempts, error from {schema}.notes_inbox")
+        await asyncio.sleep(0.02)
+    text = "HandlerTimedOut: the handler of Note took longer than 0.3 s"
+    assert errors == [(1, text), (2, text)]
+    assert await worker.handle_next()
+    assert written(cluster.url, schema) == [0]
+    sleeping = "select count(*) from pg_stat_activity where query like 'select pg_sleep%'"
+    await comes_true(lambda: query(cluster.url, f"{sleeping} and state = 'active'") == [(0,)])
+
+
+async def test_lost_connection_is_a_failure_that_leaves_nothing(
+    tables: AsyncEngine, cluster: Cluster, schema: str
+) -> None:
+    tries = 0
+
+    async def lose_it(_: Note, uow: UnitOfWork) -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            pid = await uow.connection.scalar(sa.text("select pg_backend_pid()"))
+            await asyncio.to_thread(query, cluster.url, "select pg_terminate_backend(%s)", pid)
+
+    inbox = Inbox(tables, notes_context(lose_it))
+    await inbox.receive([Envelope.of(Note(line="a", number=0))])
+    worker = Worker(inbox, retries=SOON)
+    assert await worker.handle_next()
+    rows = query(cluster.url, f"select state, attempts, error from {schema}.notes_inbox")
+    assert rows[0][:2] == ("new", 1)
+    assert "terminating connection" in rows[0][2]
+    assert written(cluster.url, schema) == []
+    await asyncio.sleep(0.02)
+    assert await worker.handle_next()
+    assert written(cluster.url, schema) == [0]
+
+
+async def test_failure_counts_only_if_nobody_has_tried_since(
+    tables: AsyncEngine, cluster: Cluster, schema: str
+) -> None:
+    inbox = Inbox(tables, notes_context())
+    envelope = Envelope.of(Note(line="a", number=0))
+    await inbox.receive([envelope])
+
+    async def fail(attempts: int) -> None:
+        async with tables.begin() as connection:
+            taken = Taken(envelope, attempts)
+            await inbox.mark_failed(connection, taken, error="no", limit=2, delay_s=0)
+
+    text = f"select state, attempts from {schema}.notes_inbox"
+    for _ in range(3):
+        await fail(0)
+        assert query(cluster.url, text) == [("new", 1)]
+    for _ in range(2):
+        await fail(1)
+        assert query(cluster.url, text) == [("dead", 2)]
+
+
+async def test_failure_that_comes_with_the_commit_is_counted(
+    tables: AsyncEngine, cluster: Cluster, schema: str
+) -> None:
+    query(
+        cluster.url,
+        f"alter table {schema}.notes_written add constraint once unique (line) "
+        "deferrable initially deferred",
+    )
+    inbox = Inbox(tables, notes_context())
+    await inbox.receive([Envelope.of(note) for note in line("a", 2)])
+    worker = Worker(inbox)
+    assert await worker.handle_next()
+    assert await worker.handle_next()
+    rows = query(
+        cluster.url, f"select state, attempts, error from {schema}.notes_inbox order by position"
+    )
+    assert rows[0][:2] == ("handled", 0)
+    assert rows[1][:2] == ("new", 1)
+    assert rows[1][2].startswith("IntegrityError: duplicate key value")
+    assert written(cluster.url, schema) == [0]
+
+
+async def test_worker_goes_on_when_the_database_is_back(
+    tables: AsyncEngine, cluster: Cluster, schema: str
+) -> None:
+    inboxes = [Inbox(tables, SHOP_CONTEXT), Inbox(tables, notes_context())]
+    async with running(inboxes, InProcess(inboxes), poll_s=0.05):
+        for number in range(5):
+            await send(tables, Note(line="a", number=number))
+            query(
+                cluster.url,
+                "select pg_terminate_backend(pid) from pg_stat_activity "
+                "where pid <> pg_backend_pid() and query ~ %s",
+                rf"{schema}\W+\.\W+notes_inbox",
+            )
+            await tables.dispose()
+        await comes_true(lambda: written(cluster.url, schema) == list(range(5)))
+
+
+async def test_stopped_context_finishes_what_is_in_hand(
+    tables: AsyncEngine, cluster: Cluster, schema: str
+) -> None:
+    inside = asyncio.Event()
+
+    async def take_a_while(_: Note, __: UnitOfWork) -> None:
+        inside.set()
+        await asyncio.sleep(0.3)
+
+    inboxes = [Inbox(tables, SHOP_CONTEXT), Inbox(tables, notes_context(take_a_while))]
+    async with running(inboxes, InProcess(inboxes)):
+        await send(tables, *line("a", 2))
+        await inside.wait()
+    assert written(cluster.url, schema) == [0]
+    assert states(cluster.url, schema, "notes") == {"handled": 1, "new": 1}
+
+
+# --- declared wrongly ---
+
+
+def test_command_for_two_contexts_is_refused(ledger_of_shop: ShopLedger, tables: Any) -> None:
+    @handles(RequestPayment)
+    async def also(_: RequestPayment, __: NotesUnitOfWork) -> None:
+        return
+
+    other = Context(
+        name="notes", tables=NOTES_TABLES, unit_of_work=NotesUnitOfWork, handlers=[also]
+    )
+    with pytest.raises(ConfigurationError, match="RequestPayment is for one context, but till and"):
+        InProcess([Inbox(tables, till_context(ledger_of_shop)), Inbox(tables, other)])
+
+
+def test_two_handlers_of_one_message_are_refused() -> None:
+    context = notes_context()
+    with pytest.raises(ConfigurationError, match="notes has two handlers of Note"):
+        Context(
+            name="notes",
+            tables=NOTES_TABLES,
+            unit_of_work=NotesUnitOfWork,
+            handlers=[*context.handlers, *notes_context().handlers],
+        )
+
+
+async def test_context_that_the_transport_does_not_know_is_refused(tables: AsyncEngine) -> None:
+    with pytest.raises(ConfigurationError, match="nothing is delivered to notes"):
+        async with running([Inbox(tables, notes_context())], InProcess([])):
+            pass
+
+
+def test_one_name_for_two_messages_is_refused(tables: Any) -> None:
+    class Other(Event, key="line"):
+        line: str
+
+    Other.__name__ = "Note"
+
+    @handles(Other)
+    async def also(_: Other, __: NotesUnitOfWork) -> None:
+        return
+
+    other = Context(name="other", tables=SHOP_TABLES, unit_of_work=NotesUnitOfWork, handlers=[also])
+    with pytest.raises(ConfigurationError, match="two messages named Note"):
+        InProcess([Inbox(tables, notes_context()), Inbox(tables, other)])
+
+
+# --- how far behind, how fast ---
+
+
+async def test_lag_tells_what_is_left_to_do(
+    tables: AsyncEngine, cluster: Cluster, schema: str
+) -> None:
+    async def fail(note: Note, _: UnitOfWork) -> None:
+        if note.line == "a":
+            raise RuntimeError("no")
+
+    await send(tables, *line("a", 3), *line("b", 2))
+    query(
+        cluster.url,
+        f"update {schema}.shop_outbox set created_on = created_on - interval '1 hour' where id = 2",
+    )
+    async with tables.connect() as connection:
+        before = await lag_of(connection, SHOP_TABLES)
+        assert (before.unpublished, before.new, before.dead) == (5, 0, 0)
+        assert 3_600 < before.oldest_unpublished_s < 3_700
+        assert before.oldest_unhandled_s == 0
+    await work_off(tables, [notes_context(fail)], retries=Retries(attempts=1))
+    query(
+        cluster.url,
+        f"update {schema}.notes_inbox set received_on = received_on - interval '1 day' "
+        "where state = 'dead'",
+    )
+    async with tables.connect() as connection:
+        sent = await lag_of(connection, SHOP_TABLES)
+        received = await lag_of(connection, NOTES_TABLES)
+    assert sent == Lag(0, 0, 0, 0, 0)
+    assert (received.unpublished, received.new, received.dead) == (0, 2, 1)
+    assert 86_400 < received.oldest_unhandled_s < 86_500
+
+
+async def test_search_for_work_reads_neither_what_is_done_nor_what_waits(
+    tables: AsyncEngine,
+) -> None:
+    filled = (
+        "insert into {table} (message_id, key, type, version, payload, state, attempts, handled_on)"
+        " select gen_random_uuid(), 'k' || i % :keys, 'Note', 1, 'null', cast(:state as text),"
+        " case when :state = 'new' then 0 else 1 end,"
+        " case when :state = 'handled' then now() end from generate_series(1, :count) as i"
+    )
+    table = NOTES_TABLES.inbox
+    async with tables.connect() as connection:
+        done = {"keys": 100, "state": "handled", "count": 10_000}
+        await connection.execute(about(connection, table, filled), done)
+        # From now on the statistics say that nothing is new.
+        await connection.execute(about(connection, table, "analyze {table}"))
+        for rows in ({"keys": 1, "state": "dead", "count": 1}, done | {"state": "new"}):
+            await connection.execute(about(connection, table, filled), rows)
+        await connection.commit()
+        await connection.execute(_BY_INDEX)
+        explained = about(connection, table, "explain (analyze, timing off) " + _TAKE)
+        plan = "\n".join(await connection.scalars(explained, {"busy": ["k1"]}))
+    assert "using notes_inbox_new_idx" in plan
+    assert "Sort" not in plan
+    assert "Seq Scan" not in plan
+    # All but those of a key that has a dead letter, and of one that is busy, are first in line.
+    assert "Rows Removed by Filter: 1\n" in plan, plan
