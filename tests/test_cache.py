@@ -223,8 +223,9 @@ def test_nothing_is_found_after_it_has_expired(desk: Desk, kind: str) -> None:
         ends = club.post(reserve("ada", "2", 5, expires_in=second)).hold.expires_on
         before, after = 0, 5
     else:
-        ends = club.post(bonus("ada", "2", 5, expires_in=second)).entry.expires_on
-        before, after = 10, 5
+        granted = club.post(bonus("ada", "2", 5, expires_in=second)).entry.expires_on
+        assert granted is not None
+        ends, before, after = granted, 10, 5
     while True:
         begun = query(desk.url, "select clock_timestamp()")[0][0]
         available = club.balance("ada").available

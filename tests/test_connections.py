@@ -30,7 +30,7 @@ from shared_ledger.service.service import MAX_APPLICATION_BODY_BYTES
 from shared_ledger.settings import Settings
 
 KEY = f"x-token: {OPERATOR['x-token']}\r\n"
-HEAD_S, BODY_S = 0.6, 1.2
+HEAD_S, BODY_S = 0.8, 2.0
 
 
 class Answer(NamedTuple):
@@ -227,11 +227,11 @@ def test_too_many_parameters_are_422(client: Client) -> None:
 
 
 def test_a_body_that_comes_too_slowly_is_408_and_nothing_is_written(client: Client) -> None:
-    request = post(posting("slow"))
+    request = post(posting("s" * 200))
     began = time.monotonic()
-    client.send_text(request[:-20])
+    client.send_text(request[:-200])
     client.settimeout(0.1)
-    for byte in request[-20:-1] * 10:
+    for byte in request[-200:-1]:
         try:
             client.send_text(byte)
             answer = client.answer()
@@ -239,7 +239,7 @@ def test_a_body_that_comes_too_slowly_is_408_and_nothing_is_written(client: Clie
             continue
         break
     assert (answer.status, answer.problem) == (408, "request_timeout")
-    assert BODY_S <= time.monotonic() - began < BODY_S + 1
+    assert BODY_S <= time.monotonic() - began < BODY_S + 2
     client.settimeout(5)
     assert client.is_closed()
 
@@ -259,13 +259,13 @@ def test_a_head_that_comes_too_slowly_is_408(client: Client) -> None:
 def test_who_sends_nothing_is_let_go_without_a_word(client: Client) -> None:
     began = time.monotonic()
     assert client.is_closed()
-    assert HEAD_S <= time.monotonic() - began < HEAD_S + 1
+    assert HEAD_S <= time.monotonic() - began < HEAD_S + 2
 
 
 def test_a_body_that_comes_late_but_in_time_is_taken(client: Client) -> None:
     request = post(posting("late"))
     client.send_text(request[:-5])
-    time.sleep(BODY_S - 0.4)
+    time.sleep(BODY_S / 2)
     client.send_text(request[-5:])
     assert client.answer().status == 201
 

@@ -146,7 +146,7 @@ async def test_a_database_that_does_not_answer_within_a_second_is_not_ready(
         began = time.monotonic()
         answers = await asyncio.gather(*(served.client.get(READY) for _ in range(20)))
         assert {answer.status_code for answer in answers} == {503}
-        assert TIMEOUT_S <= time.monotonic() - began < TIMEOUT_S + 1
+        assert TIMEOUT_S <= time.monotonic() - began < TIMEOUT_S + 2
         assert (await wrong(served)).json()["part"] == "database"
         # The one that hangs is waited for; no other is sent after it.
         assert looks == 1
@@ -165,11 +165,13 @@ async def test_the_database_is_looked_at_once_in_a_second(
         return check(*arguments)
 
     monkeypatch.setattr(migrations, "check", counted)
+    monkeypatch.setattr("shared_ledger.service.readiness.FRESH_S", fresh_s := 3.0)
     paths = [READY, CONTENT.path + READY]
     for _ in range(5):
         answers = await asyncio.gather(*(served.client.get(path) for path in paths * 10))
         assert {answer.status_code for answer in answers} == {200}
     assert looks == ["shared", "content"]
+    await asyncio.sleep(fresh_s)
     await ready_again(served)
     assert looks == ["shared", "content"] * 2
 

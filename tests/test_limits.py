@@ -345,8 +345,8 @@ async def test_a_redis_that_hangs_makes_nobody_wait_for_long(
     assert {answer.status_code for answer in answers} == {200}
     began = time.monotonic()
     assert await statuses(served, 20, path, headers=bob) == [200] * 20
-    assert first < CALL_TIMEOUT_S + 1
-    assert time.monotonic() - began < CALL_TIMEOUT_S * 5  # nobody waits for it any more
+    assert first < CALL_TIMEOUT_S + 2
+    assert time.monotonic() - began < CALL_TIMEOUT_S * 10  # nobody waits for it any more
     assert len(lines(caplog)) == 1
 
 

@@ -70,7 +70,10 @@ def create_app(
         setting is no limit.
     """
     root = served if isinstance(served, Service) else plain(served)
-    metrics = Metrics(lambda: sum(ledger.queued for ledger in ledgers.values()))
+    metrics = Metrics(
+        lambda: sum(ledger.queued for ledger in ledgers.values()),
+        lambda: [ledger.cache_counts for ledger in ledgers.values()],
+    )
     ledgers: dict[str, Ledger[Any]] = {}
     counts = Counts(settings.cache_url)
     rates = RateLimits(settings, counts)
@@ -86,6 +89,8 @@ def create_app(
                     data=settings.shared_ledger_data,
                     schema=settings.shared_ledger_schema,
                     observe=metrics.batch,
+                    cache=settings.cache_url,
+                    cache_ttl_s=settings.cache_ttl_s,
                 )
                 opened.callback(ledger.close)
                 ledgers[service.path] = part.state.ledger = ledger
@@ -122,11 +127,14 @@ def create_app(
             raise ConfigurationError(f"two services are to be served below {service.path}")
         mounted[service.path] = parts[service] = _made(service, settings, metrics)
     app = parts[root]
-    app.add_middleware(Mounts, mounted=mounted)
-    app.add_middleware(MeasuredRequests, metrics=metrics)
-    app.add_middleware(HeadRequests)
     app.state.leaving = leaving
-    _surround(app, settings, leaving)
+    production = settings.environment == "production"
+
+    def outermost(inner: ASGIApp) -> ASGIApp:
+        measured = HeadRequests(MeasuredRequests(Mounts(inner, mounted), metrics))
+        return SafeHeaders(measured, production=production, leaving=leaving.is_set)
+
+    _surround(app, outermost)
     return app
 
 
@@ -205,7 +213,7 @@ def _made(
     check_complete([*app.routes, *own], rights)
     direct = [route for route in own if isinstance(route, DirectRoute)]
     app.add_middleware(LimitedBodies, limit=MAX_APPLICATION_BODY_BYTES)
-    app.add_middleware(DirectRoutes, routes=[*direct, *more_routes])
+    _surround(app, lambda inner: DirectRoutes(inner, [*direct, *more_routes]))
     describe(app, service, rights, [*app.routes, *own])
     return app
 
@@ -223,13 +231,15 @@ def _migrate(service: Service, url: str, engine: Engine, settings: Settings) -> 
         )
 
 
-def _surround(app: FastAPI, settings: Settings, leaving: Event) -> None:
-    """Add headers to every answer, that of a failure too, which no other middleware sees."""
+def _surround(app: FastAPI, outer: Callable[[ASGIApp], ASGIApp]) -> None:
+    """Put middleware around all of the framework's own.
+
+    What is answered there needs none of it, and what fails within it is answered by then.
+    """
     build = app.build_middleware_stack
-    production = settings.environment == "production"
 
     def surrounded() -> ASGIApp:
-        return SafeHeaders(build(), production=production, leaving=leaving.is_set)
+        return outer(build())
 
     app.build_middleware_stack = surrounded  # type: ignore[method-assign]  # as FastAPI's docs do
 

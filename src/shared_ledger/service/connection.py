@@ -75,7 +75,7 @@ class BoundedConnection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Begin a request."""
         super().on_message_begin()
-        self._of_head = 0
+        pass
         self._since = self.loop.time()
 
     def on_headers_complete(self) -> None:

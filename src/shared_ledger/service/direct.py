@@ -7,6 +7,7 @@ and calls it, before the routing, dependencies and exit stacks that other routes
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Iterable
 from http import HTTPStatus
 from urllib.parse import unquote
@@ -14,17 +15,18 @@ from urllib.parse import unquote
 from fastapi import Request
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shared_ledger.errors import LedgerError
 from shared_ledger.service.body_limit import too_long
-from shared_ledger.service.problems import problem_of, problem_of_http
+from shared_ledger.service.problems import problem_of, problem_of_http, unexpected
 
 MAX_BODY_BYTES = 64 * 1024
 
 Handler = Callable[[Request], Awaitable[Response]]
+
+_log = logging.getLogger("shared_ledger.service")
 
 _NOT_FOUND = HTTPException(HTTPStatus.NOT_FOUND)
 
@@ -99,6 +101,9 @@ class DirectRoutes:
             response = problem_of(error)
         except HTTPException as error:
             response = problem_of_http(error)
+        except Exception:  # noqa: BLE001  # Nothing else is around this that would answer.
+            _log.exception("%s %s failed", method, route.path)
+            response = unexpected()
         await response(scope, receive, send)
 
 
@@ -111,12 +116,14 @@ async def read_body(request: Request, limit: int = MAX_BODY_BYTES) -> bytes:
         413 if it is longer than ``limit`` bytes; 400 if the client leaves before it is complete.
     """
     body = b""
-    try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > limit:
-                raise too_long(limit)
-    except ClientDisconnect:
-        # Nobody gets this answer; it is for the metrics.
-        raise HTTPException(HTTPStatus.BAD_REQUEST, "the body is not complete") from None
-    return body
+    while True:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            # Nobody gets this answer; it is for the metrics.
+            raise HTTPException(HTTPStatus.BAD_REQUEST, "the body is not complete")
+        chunk: bytes = message.get("body", b"")
+        body += chunk
+        if len(body) > limit:
+            raise too_long(limit)
+        if not message.get("more_body", False):
+            return body

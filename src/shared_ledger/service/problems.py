@@ -126,6 +126,15 @@ def problem_of(error: LedgerError, **data: Any) -> Response:
     return _response(content | data, headers)
 
 
+def unexpected() -> Response:
+    """Answer for what nobody foresaw: the log has it, the caller need not."""
+    return problem(
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+        "internal_error",
+        "The service failed; its log says why.",
+    )
+
+
 def described(error: LedgerError) -> dict[str, Any]:
     """Return the problem that the ledger raised or refused, ready for JSON."""
     if isinstance(error, ServiceRefusal):
@@ -207,8 +216,4 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def _unexpected(_: Request, __: Exception) -> Response:
-        return problem(
-            HTTPStatus.INTERNAL_SERVER_ERROR,
-            "internal_error",
-            "The service failed; its log says why.",
-        )
+        return unexpected()
