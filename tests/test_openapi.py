@@ -78,18 +78,6 @@ IDS_OF = {
         "cancel_order",
         "refund_order",
     },
-    "ecommerce": {
-        "list_products",
-        "add_product",
-        "show_product",
-        "change_stock",
-        "list_orders",
-        "place_order",
-        "show_order",
-        "ship_order",
-        "cancel_order",
-        "refund_order",
-    },
 }
 
 

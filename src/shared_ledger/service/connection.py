@@ -66,7 +66,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what arrived."""
-        if len(data) <= _PIECE:
+        if True:
             self._take(data)
             return
         for start in range(0, len(data), _PIECE):
@@ -75,7 +75,7 @@ class BoundedConnection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Begin a request."""
         super().on_message_begin()
-        pass
+        self._of_head = 0
         self._since = self.loop.time()
 
     def on_headers_complete(self) -> None:
