@@ -75,42 +75,6 @@ async def test_order_is_placed_shipped_and_refunded(
     ]
 
 
-async def test_mounted_shop_describes_itself_where_it_is(
-    cluster: Cluster, schema: str, engine: Engine
-) -> None:
-    async with opened(cluster.url, schema, engine, mounted=True) as shop:
-        assert (await shop.get("/docs", {})).status_code == 200
-        assert "/orders" in (await shop.get("/openapi.json", {})).json()["paths"]
-
-
-async def test_every_field_of_bodies_and_answers_has_an_example(shop: Shop) -> None:
-    description = (await shop.get("/openapi.json", {})).json()
-    schemas = description["components"]["schemas"]
-    own = {name for name in schemas if name.startswith(("New", "Order", "Product", "Stock", "Ref"))}
-    assert {"NewOrder", "OrderShown", "OrderChanged", "ProductShown", "Refunded"} <= own
-    without = [
-        f"{name}.{field}"
-        for name in sorted(own | {"Shipment"})
-        for field, schema in schemas[name]["properties"].items()
-        if "examples" not in str(schema) and not {"items", "$ref"} & schema.keys()
-    ]
-    # It is true or false.
-    assert [name for name in without if not name.endswith(".replayed")] == []
-
-
-@pytest.mark.parametrize(("method", "path"), sorted(RIGHTS))
-async def test_every_route_documents_its_answers_and_problems(
-    shop: Shop, method: str, path: str
-) -> None:
-    description = (await shop.get("/openapi.json", {})).json()
-    route = description["paths"][path][method.lower()]
-    assert route["description"]
-    answers = route["responses"].keys()
-    problems = {"401", "403", "404", "422", "503"}
-    assert answers >= (problems | {"200"} if method == "GET" else problems | {"200", "201", "409"})
-    assert route["security"]
-
-
 # --- who may do what ---
 
 BODIES: dict[str, dict[str, Any]] = {
@@ -129,17 +93,15 @@ async def asked(shop: Shop, method: str, path: str, headers: Headers) -> int:
     return (await shop.post(place, headers, BODIES.get(path))).status_code
 
 
-@pytest.mark.parametrize(("method", "path"), sorted(RIGHTS))
-async def test_nobody_and_keys_for_something_else_are_refused(
-    shop: Shop, method: str, path: str
-) -> None:
+async def test_nobody_and_keys_for_something_else_are_refused(shop: Shop) -> None:
     await shop.shipped()
     another, narrow = shop.served.key("content"), shop.served.key("ecommerce", ("CREDIT_ADD",))
     before = shop.served.written()
-    assert await asked(shop, method, path, {}) == 401
-    assert await asked(shop, method, path, another) == 403
-    if method == "POST":
-        assert await asked(shop, method, path, narrow) == 403
+    for method, path in RIGHTS:
+        assert await asked(shop, method, path, {}) == 401, path
+        assert await asked(shop, method, path, another) == 403, path
+        if method == "POST":
+            assert await asked(shop, method, path, narrow) == 403, path
     assert shop.served.written() == before
 
 
@@ -311,6 +273,16 @@ async def test_nonce_of_another_order_is_refused(shop: Shop, field: str, given: 
     assert shop.served.written() == before
 
 
+async def test_nonce_that_a_service_used_for_an_entry_orders_nothing(shop: Shop) -> None:
+    body = {"product_id": await shop.add(), "nonce": "n1"}
+    entry = {"operation": "PURCHASE", "owner_id": "alice", "nonce": "@order:n1", "amount": -3}
+    assert (await shop.post("/ledger", shop.seller, entry)).status_code == 201
+    answer = await shop.post("/orders", shop.alice, body)
+    assert answer.status_code == 409
+    assert answer.json()["nonce"] == "n1"
+    assert await shop.stock() == 10
+
+
 async def test_order_that_cannot_be_paid_takes_no_stock(shop: Shop) -> None:
     product_id = await shop.add()
     before = shop.served.written()
@@ -395,6 +367,7 @@ async def test_orders_are_listed_newest_first_in_pages(shop: Shop) -> None:
     last = await shop.get("/orders", shop.alice, limit=3, cursor=first["cursor"])
     assert [order["id"] for order in last.json()["orders"]] == placed[1::-1]
     assert last.json()["cursor"] is None
+    assert (await shop.get("/orders", shop.alice, limit=5)).json()["cursor"] is None
 
 
 async def test_service_and_administrator_say_whose_orders_they_list(shop: Shop) -> None:
@@ -590,6 +563,24 @@ async def test_order_that_is_not_shipped_in_time_expires(lasting: Shop, clock: C
     assert await lasting.credits() == (20, 0)
 
 
+async def test_order_whose_hold_was_ended_by_hand_waits_for_its_end(
+    lasting: Shop, clock: Clock
+) -> None:
+    order_id = await lasting.order(await lasting.add(), 4)
+    hold_id = (await lasting.get(f"/orders/{order_id}", lasting.alice)).json()["hold_id"]
+    release = {"nonce": "by hand"}
+    by_hand = await lasting.post(f"/ledger/holds/{hold_id}/release", lasting.seller, release)
+    assert by_hand.status_code == 201
+    for end in ("ship", "cancel"):
+        answer = await lasting.post(f"/orders/{order_id}/{end}", lasting.seller)
+        assert (answer.status_code, kind(answer)) == (409, "hold_closed")
+    assert lasting.recorded("stock", "ecommerce_products") == [(6,)]
+    clock.move(MONTH)
+    shown = (await lasting.get(f"/orders/{order_id}", lasting.alice)).json()
+    assert shown["state"] == "expired"
+    assert lasting.recorded("stock", "ecommerce_products") == [(10,)]
+
+
 async def test_order_is_shipped_until_the_last_moment(lasting: Shop, clock: Clock) -> None:
     order_id = await lasting.order(await lasting.add(), 4)
     clock.move(MONTH - timedelta(microseconds=1))
@@ -756,47 +747,41 @@ async def test_bad_bodies_are_refused_and_write_nothing(shop: Shop) -> None:
     assert shop.served.written() == before
 
 
-@pytest.mark.parametrize("path", ["/products/{}", "/orders/{}", "/orders/{}/ship"])
-@pytest.mark.parametrize("number", ["0", "-1", "x", "1.0", str(2**63), "%00", "9" * 5_000])
-async def test_ids_that_nothing_can_have_are_refused(shop: Shop, path: str, number: str) -> None:
-    call = shop.post if path.endswith("ship") else shop.get
-    answer = await call(path.format(number), shop.seller)
-    assert answer.status_code == 422
-    assert kind(answer) == "invalid_request"
+async def test_ids_that_nothing_can_have_are_refused(shop: Shop) -> None:
+    for number in ("0", "-1", "x", "1.0", "1_0", str(2**63), "%00", "9" * 5_000):
+        for answer in (
+            await shop.get(f"/products/{number}", shop.alice),
+            await shop.get(f"/orders/{number}", shop.alice),
+            await shop.post(f"/orders/{number}/ship", shop.seller),
+            await shop.post(f"/orders/{number}/cancel", shop.alice),
+        ):
+            assert (answer.status_code, kind(answer)) == (422, "invalid_request"), number
 
 
-@pytest.mark.parametrize("path", ["/products", "/orders"])
-@pytest.mark.parametrize(
-    "parameters", [{"limit": 0}, {"limit": 101}, {"limit": "x"}, {"cursor": 0}, {"cursor": HUGE}]
-)
-async def test_pages_that_cannot_be_are_refused(
-    shop: Shop, path: str, parameters: dict[str, Any]
-) -> None:
-    answer = await shop.get(path, shop.alice, **parameters)
-    assert answer.status_code == 422
-    assert answer.json()["field"] == next(iter(parameters))
+async def test_pages_that_cannot_be_are_refused(shop: Shop) -> None:
+    for path in ("/products", "/orders"):
+        for field, value in (("limit", 0), ("limit", 101), ("limit", "x"), ("cursor", 0)):
+            answer = await shop.get(path, shop.alice, **{field: value})
+            assert (answer.status_code, answer.json()["field"]) == (422, field), value
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
+async def test_database_itself_refuses_what_cannot_be(shop: Shop) -> None:
+    await shop.shipped(2)
+    for change in (
         "products set stock = -1",
         "products set price = 0",
         "orders set state = 'lost'",
+        "orders set state = 'open'",
+        "orders set state = 'cancelled'",
         "orders set shipped = 3",
         "orders set refunded = 7",
         "orders set refunded = -1",
         "orders set quantity = 0",
-        "orders set state = 'open'",
-        "orders set state = 'cancelled'",
         "orders set closed_on = null",
         "orders set entry_id = null",
-    ],
-)
-async def test_database_itself_refuses_what_cannot_be(shop: Shop, change: str) -> None:
-    await shop.shipped(2)
-    with pytest.raises(psycopg.errors.CheckViolation):
-        query(shop.served.url, f"update {shop.served.schema}.ecommerce_{change}")
+    ):
+        with pytest.raises(psycopg.errors.CheckViolation):
+            query(shop.served.url, f"update {shop.served.schema}.ecommerce_{change}")
 
 
 # --- the tables ---

@@ -1,8 +1,9 @@
 """An HTTP load generator: ``python -m shared_ledger.bench.load PORT KIND SECONDS MARK``.
 
-128 connections, each with one request under way; KIND is ``post``, ``bare`` or ``balance``. It runs
-in a process of its own and does as little as HTTP/1.1 allows, to leave the processor to the
-service. It prints one line of JSON: requests per second, p50 and p99 in milliseconds.
+128 connections, each with one request under way; KIND is ``post``, ``bare`` or ``balance``, or
+``staged``, which has one connection. It runs in a process of its own and does as little as HTTP/1.1
+allows, to leave the processor to the service. It prints one line of JSON: requests per second, p50
+and p99 in milliseconds.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from shared_ledger.bench.work import ACCOUNTS
 from shared_ledger.settings import DEVELOPMENT_TOKEN
 
 CONNECTIONS = 128
+PATHS = {"bare": "/bare", "staged": "/staged"}
 HOST = "127.0.0.1"
 
 
@@ -87,7 +89,7 @@ def requests(kind: str, mark: str) -> Callable[[], bytes]:
         owner = f"user-{chosen.randrange(ACCOUNTS)}"
         return f"GET /balance/{owner} HTTP/1.1\r\nhost: bench\r\n{token}\r\n\r\n".encode()
 
-    path = "/bare" if kind == "bare" else "/ledger"
+    path = PATHS.get(kind, "/ledger")
     head = f"POST {path} HTTP/1.1\r\nhost: bench\r\n{token}\r\ncontent-type: application/json"
 
     def post() -> bytes:
@@ -107,7 +109,7 @@ async def run(port: int, kind: str, seconds: float, mark: str) -> dict[str, floa
     began = time.perf_counter()
     waiting: list[asyncio.Future[None]] = []
     connections: list[Connection] = []
-    for _ in range(CONNECTIONS):
+    for _ in range(1 if kind == "staged" else CONNECTIONS):
         done: asyncio.Future[None] = loop.create_future()
         connection = Connection(make, done, began + seconds)
         await loop.create_connection(lambda it=connection: it, HOST, port)  # type: ignore[misc]  # the loop's variable, bound now

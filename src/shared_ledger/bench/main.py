@@ -43,6 +43,7 @@ FEW_POSTS = 10_000
 MANY_POSTS = 1_000_000
 WARM_UP_SECONDS = 1.0
 LOAD_GRACE_S = 30.0
+_BATCH = "shared_ledger_batch_seconds"
 
 Figures = dict[str, float]
 
@@ -156,6 +157,8 @@ def _measure_service(
                     note({"http_posts_p50_ms": answer["p50_ms"]})
                     note({"http_posts_p99_ms": answer["p99_ms"]})
                 progress.advance(task)
+        progress.update(task, description="stages of a post")
+        note(_stages(port, HTTP_SECONDS * scale))
         progress.update(task, description="memory")
     with _service(cluster) as (port, process):
         for name, posts in (
@@ -172,6 +175,34 @@ def _measure_service(
                 note({name: memory})
             progress.advance(task)
     progress.remove_task(task)
+
+
+def _stages(port: int, seconds: float) -> Figures:
+    """Measure how long each stage of one post takes, when it is alone, in microseconds."""
+    batches, batch_s = _batches(port)
+    alone = _load(port, "staged", seconds, "staged")
+    more, more_s = _batches(port)
+    took: Figures = json.loads(_get(port, "/stages"))
+    # One request at a time is one batch for each.
+    commit = 1e6 * (more_s - batch_s) / max(1, more - batches)
+    took["commit"], took["queue"] = commit, max(0.0, took.pop("write") - commit)
+    rest = 1e6 / alone["per_s"] - sum(took.values())
+    del took["repeated"]
+    return {f"stage_{name}_us": value for name, value in (took | {"http": rest}).items()}
+
+
+def _batches(port: int) -> tuple[float, float]:
+    """Return how many batches the service has written, and how long that took, in seconds."""
+    found = dict(
+        line.split() for line in _get(port, "/metrics").splitlines() if line.startswith(_BATCH)
+    )
+    return float(found[f"{_BATCH}_count"]), float(found[f"{_BATCH}_sum"])
+
+
+def _get(port: int, path: str) -> str:
+    with urllib.request.urlopen(f"http://{HOST}:{port}{path}", timeout=60) as response:
+        text: str = response.read().decode()
+    return text
 
 
 @contextmanager

@@ -1,8 +1,8 @@
-"""The service as it is served, and two more routes to measure it by.
+"""The service as it is served, and more routes to measure it by.
 
 ``python -m shared_ledger.bench.server`` takes its settings from the environment. ``POST /bare``
 parses the same body and answers, with nothing in between; ``POST /burst?count=N`` posts N credits
-inside the process, from 1,000 coroutines.
+inside the process, from 1,000 coroutines; ``POST /staged`` and ``GET /stages`` are in ``stages``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from fastapi import Request
 from starlette.responses import Response
 
 from shared_ledger.bench.measures import CALLERS
+from shared_ledger.bench.stages import Stages
 from shared_ledger.bench.work import Work
 from shared_ledger.operations import SHARED
 from shared_ledger.service.app import create_app
@@ -46,6 +47,7 @@ async def burst(request: Request) -> Response:
 def main() -> None:
     """Serve until told to stop."""
     settings = load_settings()
+    stages = Stages()
     app = create_app(
         SHARED,
         settings,
@@ -53,6 +55,8 @@ def main() -> None:
         more_routes=[
             DirectRoute("/bare", bare, methods=["POST"]),
             DirectRoute("/burst", burst, methods=["POST"]),
+            DirectRoute("/staged", stages.post, methods=["POST"]),
+            DirectRoute("/stages", stages.show, methods=["GET"]),
         ],
     )
     run(app, settings)

@@ -66,7 +66,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Take what arrived."""
-        if True:
+        if len(data) <= _PIECE:
             self._take(data)
             return
         for start in range(0, len(data), _PIECE):
@@ -75,7 +75,6 @@ class BoundedConnection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Begin a request."""
         super().on_message_begin()
-        self._of_head = 0
         self._since = self.loop.time()
 
     def on_headers_complete(self) -> None:
@@ -84,6 +83,7 @@ class BoundedConnection(HttpToolsProtocol):
             self._refusal = _LONG_URL
             raise ValueError(_LONG_URL.detail)
         self._in_head = False
+        self._of_head = 0
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
