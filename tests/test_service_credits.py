@@ -1078,13 +1078,14 @@ async def test_the_sweeper_has_ended_before_the_ledger_is_closed(
 ) -> None:
     migrate(engine, schema, [BUDGETED])
     running: list[bool] = []
-    close = Ledger.aclose
+    close = Ledger.close
+    loop = asyncio.get_running_loop()
 
-    async def closing(ledger: Ledger[Any]) -> None:
-        running.append(any("sweeper" in task.get_name() for task in asyncio.all_tasks()))
-        await close(ledger)
+    def closing(ledger: Ledger[Any]) -> None:
+        running.append(any("sweeper" in task.get_name() for task in asyncio.all_tasks(loop)))
+        close(ledger)
 
-    monkeypatch.setattr(Ledger, "aclose", closing)
+    monkeypatch.setattr(Ledger, "close", closing)
     async with service(cluster.url, schema, sweep_interval_s=60):
         assert any("sweeper" in task.get_name() for task in asyncio.all_tasks())
     assert running == [False]

@@ -19,7 +19,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit, urlunsplit
 
@@ -226,8 +226,7 @@ class _Shared:
     async def check(self) -> bool:
         """Tell whether it answers."""
         try:
-            async with asyncio.timeout(CALL_TIMEOUT_S):
-                return await self._storage.check()
+            return await _in_time(self._storage.check())
         except TimeoutError:
             return False
 
@@ -254,18 +253,10 @@ class _Shared:
                 raise _Unusable
             # This call tries it; the others do not wait for that.
             self._again_at = time.monotonic() + RETRY_S
-        # Not a timeout around the call: the library may miss that it was cancelled, and wait on.
-        task = asyncio.create_task(self._in_turn(call, limit, name))
-        task.add_done_callback(_take_note)
-        answered, _ = await asyncio.wait({task}, timeout=CALL_TIMEOUT_S)
-        if not answered:
-            task.cancel()
-            self._fail("it does not answer in time")
-            raise _Unusable
         try:
-            done = task.result()
-        except StorageError as error:
-            self._fail(str(error))
+            done = await _in_time(self._in_turn(call, limit, name))
+        except (StorageError, TimeoutError) as error:
+            self._fail(str(error) or "it does not answer in time")
             raise _Unusable from None
         if self._down:
             self._down = False
@@ -283,6 +274,20 @@ class _Shared:
         if not self._down:
             self._down = True
             _log.warning("Redis cannot be used, so each process counts for itself: %s", reason)
+
+
+async def _in_time(call: Coroutine[Any, Any, _T]) -> _T:
+    """Wait for Redis; raise ``TimeoutError`` if it takes too long.
+
+    ``asyncio.timeout`` is not enough: redis-py may miss that it was cancelled, and wait on.
+    """
+    task = asyncio.create_task(call)
+    task.add_done_callback(_take_note)
+    answered, _ = await asyncio.wait({task}, timeout=CALL_TIMEOUT_S)
+    if not answered:
+        task.cancel()
+        raise TimeoutError
+    return task.result()
 
 
 def _take_note(task: asyncio.Task[Any]) -> None:

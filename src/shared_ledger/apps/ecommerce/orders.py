@@ -250,6 +250,7 @@ def ship(
     if order.state == "shipped" and order.shipped == shipped:
         return order, True
     _check_open(order)
+    # Before the account is locked: see ``stock``.
     if shipped < order.quantity:
         put_back(connection, order.product_id, order.quantity - shipped)
     entry = ledger.post_in(
