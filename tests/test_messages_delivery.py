@@ -82,7 +82,7 @@ async def test_order_is_paid_over_both_contexts(
     async with running(inboxes, InProcess(inboxes), poll_s=1_000):
         for number in range(10):
             await place_order(tables, f"o{number}")
-        await place_order(tables, "too dear", amount=71)
+        await place_order(tables, "too dear", amount=101)
         text = f"select count(*) from {schema}.shop_orders where state <> 'placed'"
         await comes_true(lambda: query(cluster.url, text) == [(11,)])
     text = f"select order_id, state, changes from {schema}.shop_orders order by order_id"
