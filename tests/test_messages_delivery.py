@@ -110,9 +110,9 @@ async def test_notifications_tell_before_anybody_looks(
     inboxes = [Inbox(tables, SHOP_CONTEXT), Inbox(tables, notes_context())]
     async with running(inboxes, InProcess(inboxes), poll_s=1_000):
         for number in range(0, 9, 3):
-            for more in range(3):
-                await send(tables, Note(line="a", number=number + more))
-                await comes_true(lambda: len(written(cluster.url, schema)) > number + more)  # noqa: B023
+            for sent in range(number, number + 3):
+                await send(tables, Note(line="a", number=sent))
+                await comes_true(lambda: len(written(cluster.url, schema)) > sent)  # noqa: B023
             # The connection that listens may be lost; a new one takes its place.
             text = "select pg_terminate_backend(pid) from pg_stat_activity where query ilike %s"
             assert query(cluster.url, text, 'listen "notes_inbox"%') == [(True,)]

@@ -298,8 +298,9 @@ async def test_ten_thousand_messages_all_come_in_order(
         for number in range(numbers):
             await send(tables, *(Note(line=str(name), number=number) for name in range(lines)))
         async with asyncio.timeout(800):
+            all_done = {"handled": numbers * lines}
             # It happens in the database: there is no event to wait for.
-            while states(cluster.url, schema, "notes") != {"handled": numbers * lines}:  # noqa: ASYNC110
+            while states(cluster.url, schema, "notes") != all_done:  # noqa: ASYNC110
                 await asyncio.sleep(0.2)
     for name in range(lines):
         assert written(cluster.url, schema, str(name)) == list(range(numbers))

@@ -136,7 +136,7 @@ async def test_cancelled_block_leaves_nothing(tables: AsyncEngine, book: Book) -
 async def test_message_that_cannot_be_sent_takes_the_rows_with_it(
     tables: AsyncEngine, book: Book
 ) -> None:
-    with pytest.raises(InvalidMessage, match=r"Note cannot be sent: .*number"):  # noqa: PT012  # Its end raises.
+    with pytest.raises(InvalidMessage, match=r"Note cannot be sent: .*number"):  # noqa: PT012
         async with ShopUnitOfWork(tables) as uow:
             uow.orders.add(order())
             uow.emit(Note(line="o1", number="one"))  # type: ignore[arg-type]  # what is tested
@@ -351,7 +351,7 @@ async def test_lock_that_is_kept_too_long_is_unavailable(tables: AsyncEngine, bo
     await place_order(tables, "o1")
     async with tables.begin() as other:
         await other.execute(sa.select(orders).with_for_update())
-        with pytest.raises(LedgerUnavailable, match="lock timeout"):  # noqa: PT012  # Its end raises.
+        with pytest.raises(LedgerUnavailable, match="lock timeout"):  # noqa: PT012
             async with ShopUnitOfWork(tables) as uow:
                 found = await uow.orders.find("o1")
                 assert found is not None
