@@ -18,6 +18,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from sqlalchemy import create_engine
 
 from builders import (
     CLUB,
@@ -181,6 +182,22 @@ def test_same_claims_from_everywhere_are_one_entry_each(
         for number in range(400)
     ]
     assert kinds(everywhere(processes, club, schema, claims)) == {"new": 25, "replayed": 375}
+
+
+def test_a_claim_repeated_while_its_first_spends_the_budget_is_replayed(
+    club: Club, cluster: Cluster
+) -> None:
+    # An owner without an account is not locked, so that the repetition waits for the budget only.
+    claim = Posting(ClubOperation.PROMOTION, "ann", "same", 100)
+    engine = create_engine(f"postgresql+psycopg{cluster.url.removeprefix('postgresql')}")
+    waiting = "select count(*)::int from pg_stat_activity where wait_event_type = 'Lock'"
+    with ThreadPoolExecutor(1) as pool, engine.connect() as connection:
+        first = club.post_in(connection, claim)
+        again = pool.submit(club.post_batch, [claim], atomic=True)
+        eventually(lambda: query(cluster.url, waiting) != [(0,)])
+        connection.commit()
+        assert kinds([first, *again.result(30)]) == {"new": 1, "replayed": 1}
+    engine.dispose()
 
 
 def test_opposite_transfers_neither_deadlock_nor_lose(

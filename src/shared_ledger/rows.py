@@ -63,6 +63,15 @@ class Rows:
         waited. Without ``careful`` nonces are taken for new; ``plain`` commands are all so by
         ``is_plain``. What is not ``locked`` is only looked at, and budgets are not locked either.
         """
+        each = commands if plain else list(flat(commands))
+        if not plain:
+            once = [c for c in each if isinstance(c, Command) and c.once is not None]
+            if once:
+                book.claims = self._claims(once)
+            if any(isinstance(c, Command) and c.terms is not None for c in each):
+                book.budgets = self._budgets(book, each, locked=locked)
+        # After the budgets: an owner without an account is not locked, so that whoever waits for a
+        # budget may have waited for the very command that it is about to repeat.
         if careful:
             book.entries = self.entries_by_nonce(commands)
             groups = {e.group_id for e in book.entries.values() if e.group_id is not None}
@@ -76,12 +85,6 @@ class Rows:
         # What happens most needs no more than that.
         if plain and not at and not named:
             return
-        each = list(flat(commands))
-        once = [c for c in each if isinstance(c, Command) and c.once is not None]
-        if once:
-            book.claims = self._claims(once)
-        if any(isinstance(c, Command) and c.terms is not None for c in each):
-            book.budgets = self._budgets(book, each, locked=locked)
         named.update(c.hold_id for c in each if isinstance(c, CaptureCommand | ReleaseCommand))
         self._load_credits(book, each, at, named)
 
