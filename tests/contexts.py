@@ -6,8 +6,11 @@ paid or refused. Notes only write down what they are told, in the order in which
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -27,15 +30,19 @@ from shared_ledger.messages import (
     Source,
     TableRepository,
     TransactionalOutbox,
+    Transport,
     UnitOfWork,
     Worker,
     handles,
     message_tables,
     retried,
 )
+from shared_ledger.messages.jetstream import JetStream
 
 ShopLedger = Ledger[ShopOperation]
 OnNote = Callable[["Note", UnitOfWork], Awaitable[None]]
+
+HERE = Path(__file__).parent
 
 
 # --- what they tell each other ---
@@ -258,6 +265,33 @@ async def engine_on(url: str, schema: str, *, pool_size: int = 20) -> AsyncItera
         yield engine.execution_options(schema_translate_map={None: schema})
     finally:
         await engine.dispose()
+
+
+@asynccontextmanager
+async def transport_over(
+    nats_url: str | None, inboxes: Sequence[Inbox], schema: str
+) -> AsyncIterator[Transport]:
+    """What carries messages to these inboxes: NATS, or without a URL this process."""
+    if not nats_url:
+        yield InProcess(inboxes)
+        return
+    contexts = [inbox.context for inbox in inboxes]
+    async with JetStream(nats_url, contexts, stream=schema) as transport:
+        yield transport
+
+
+@contextmanager
+def program(text: str, *arguments: object) -> Iterator[subprocess.Popen[bytes]]:
+    """A program in Python that runs until it is killed, at the end of the block at the latest."""
+    running = subprocess.Popen(
+        [sys.executable, "-c", text, *map(str, arguments)], cwd=HERE, stdout=subprocess.PIPE
+    )
+    try:
+        yield running
+        assert running.poll() is None, "it ended by itself"
+    finally:
+        running.kill()
+        running.communicate()
 
 
 async def place_order(

@@ -26,6 +26,7 @@ from contexts import (
     send,
     states,
     till_context,
+    transport_over,
     work_off,
     written,
 )
@@ -75,11 +76,14 @@ def line(name: str, count: int) -> list[Note]:
 
 
 async def test_order_is_paid_over_both_contexts(
-    tables: AsyncEngine, ledger_of_shop: ShopLedger, cluster: Cluster, schema: str
+    tables: AsyncEngine, ledger_of_shop: ShopLedger, cluster: Cluster, schema: str, carried_by: str
 ) -> None:
     inboxes = [Inbox(tables, context) for context in (SHOP_CONTEXT, till_context(ledger_of_shop))]
     # Nobody looks: notices alone carry it, from one context to the other and back.
-    async with running(inboxes, InProcess(inboxes), poll_s=1_000):
+    async with (
+        transport_over(carried_by, inboxes, schema) as transport,
+        running(inboxes, transport, poll_s=1_000),
+    ):
         for number in range(10):
             await place_order(tables, f"o{number}")
         await place_order(tables, "too dear", amount=101)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from contexts import (
     send,
     states,
     till_context,
+    transport_over,
     work_off,
     written,
 )
@@ -46,7 +48,7 @@ from shared_ledger.messages import (
     lag_of,
     running,
 )
-from shared_ledger.messages.inbox import Taken
+from shared_ledger.messages.inbox import INTERRUPTED, Taken
 from shared_ledger.messages.tables import about
 
 SOON = Retries(first_s=0.001, longest_s=0.01)
@@ -181,7 +183,9 @@ async def test_failure_counts_only_if_nobody_has_tried_since(
     async def fail(attempts: int) -> None:
         async with tables.begin() as connection:
             taken = Taken(envelope, attempts)
-            await inbox.mark_failed(connection, taken, error="no", limit=2, delay_s=0)
+            await inbox.mark_failed(
+                connection, taken, error="no", attempts=attempts + 1, limit=2, delay_s=0
+            )
 
     text = f"select state, attempts from {schema}.notes_inbox"
     for _ in range(3):
@@ -190,6 +194,69 @@ async def test_failure_counts_only_if_nobody_has_tried_since(
     for _ in range(2):
         await fail(1)
         assert query(cluster.url, text) == [("dead", 2)]
+
+
+async def test_try_is_counted_before_it_begins_if_the_worker_came_after_the_message(
+    tables: AsyncEngine, cluster: Cluster, schema: str
+) -> None:
+    text = f"select state, attempts, error from {schema}.notes_inbox where key = 'a'"
+    seen = []
+
+    async def look(_: Note, __: UnitOfWork) -> None:
+        seen.extend(await asyncio.to_thread(query, cluster.url, text))
+
+    inbox = Inbox(tables, notes_context(look))
+    await inbox.receive([Envelope.of(Note(line="a", number=0))])
+    worker = Worker(inbox)
+    assert await worker.handle_next()
+    assert seen == [("new", 1, INTERRUPTED)]
+    assert query(cluster.url, text) == [("handled", 0, None)]
+    # What comes when it is there is one transaction.
+    text = text.replace("'a'", "'b'")
+    await inbox.receive([Envelope.of(Note(line="b", number=0))])
+    assert await worker.handle_next()
+    assert seen[1:] == [("new", 0, None)]
+
+
+async def test_message_whose_last_try_ended_with_its_process_is_handled_alone(
+    tables: AsyncEngine, cluster: Cluster, schema: str
+) -> None:
+    inside: list[str] = []
+    may_end = {name: asyncio.Event() for name in "abcd"}
+
+    async def stay(note: Note, _: UnitOfWork) -> None:
+        inside.append(note.line)
+        await may_end[note.line].wait()
+        inside.remove(note.line)
+
+    async def are_inside(names: list[str]) -> None:
+        async with asyncio.timeout(60):
+            # In the handlers themselves: there is no event to wait for.
+            while sorted(inside) != names:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        # Whoever else would come has the time to.
+        await asyncio.sleep(0.3)
+        assert sorted(inside) == names
+
+    inbox = Inbox(tables, notes_context(stay))
+    await inbox.receive([Envelope.of(Note(line=name, number=0)) for name in "abcd"])
+    query(
+        cluster.url,
+        f"update {schema}.notes_inbox set attempts = 1, error = %s where key = 'c'",
+        INTERRUPTED,
+    )
+    worker = Worker(inbox)
+    tasks = [asyncio.create_task(worker.handle_next()) for _ in range(4)]
+    await are_inside(["a", "b"])
+    may_end["a"].set()
+    await are_inside(["b"])
+    may_end["b"].set()
+    await are_inside(["c"])
+    may_end["c"].set()
+    await are_inside(["d"])
+    may_end["d"].set()
+    assert await asyncio.gather(*tasks) == [True] * 4
+    assert states(cluster.url, schema, "notes") == {"handled": 4}
 
 
 async def test_failure_that_comes_with_the_commit_is_counted(
@@ -214,11 +281,14 @@ async def test_failure_that_comes_with_the_commit_is_counted(
     assert written(cluster.url, schema) == [0]
 
 
-async def test_worker_goes_on_when_the_database_is_back(
-    tables: AsyncEngine, cluster: Cluster, schema: str
+async def test_context_goes_on_when_the_database_is_back(
+    tables: AsyncEngine, cluster: Cluster, schema: str, carried_by: str
 ) -> None:
     inboxes = [Inbox(tables, SHOP_CONTEXT), Inbox(tables, notes_context())]
-    async with running(inboxes, InProcess(inboxes), poll_s=0.05):
+    async with (
+        transport_over(carried_by, inboxes, schema) as transport,
+        running(inboxes, transport, poll_s=0.05),
+    ):
         for number in range(5):
             await send(tables, Note(line="a", number=number))
             query(
@@ -349,7 +419,7 @@ async def test_search_for_work_reads_neither_what_is_done_nor_what_waits(
             await connection.execute(about(connection, table, filled), rows)
         await connection.commit()
         inbox = Inbox(tables, notes_context())
-        taken = await inbox.take(connection, busy=["k1"], idle_s=10)
+        taken = await inbox.take(connection, busy=["k1"], since=datetime.now(UTC), idle_s=10)
         assert taken is not None
         assert taken.envelope.key == "k2"
         text = (

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import AsyncIterator
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from builders import SHOP, adjust, assert_sound, eventually, query
 from contexts import (
+    HERE,
     SHOP_CONTEXT,
     Note,
     engine_on,
     make_tables,
     notes_context,
+    program,
     send,
     states,
     written,
@@ -28,11 +29,9 @@ from contexts import (
 from shared_ledger import Ledger
 from shared_ledger.embedded import Cluster
 from shared_ledger.messages import Envelope, Inbox, InProcess, Worker, running
-from shared_ledger.messages.faults import POINTS
+from shared_ledger.messages.faults import JETSTREAM_POINTS, POINTS
 
 pytestmark = pytest.mark.slow
-
-HERE = Path(__file__).parent
 
 
 @pytest.fixture
@@ -54,13 +53,13 @@ from builders import SHOP, query
 from contexts import (
     SHOP_CONTEXT,
     SHOP_TABLES, Order, PaymentMade, ShopUnitOfWork, TillUnitOfWork, engine_on, payment_refused,
-    place_order, till_context,
+    place_order, till_context, transport_over,
 )
 from shared_ledger import Ledger
-from shared_ledger.messages import Context, InProcess, Inbox, Retries, handles, running
-from shared_ledger.messages.faults import POINTS, on_reach
+from shared_ledger.messages import Context, Inbox, Retries, handles, running
+from shared_ledger.messages.faults import on_reach
 
-url, schema = sys.argv[1:]
+url, schema, nats_url, *points = sys.argv[1:]
 failed = set()
 
 @handles(PaymentMade)
@@ -93,7 +92,10 @@ async def run(order_id, point, number):
         async with engine_on(url, schema) as engine:
             inboxes = [Inbox(engine, context) for context in (shop, till_context(ledger))]
             retries = Retries(first_s=0.01, longest_s=0.01)
-            async with running(inboxes, InProcess(inboxes), retries=retries, poll_s=0.05):
+            async with (
+                transport_over(nats_url, inboxes, schema) as transport,
+                running(inboxes, transport, retries=retries, poll_s=0.05),
+            ):
                 # The client whose answer was lost asks again.
                 for (before,) in query(url, f"select id from {schema}.asked"):
                     await place_order(engine, before)
@@ -114,7 +116,7 @@ async def run(order_id, point, number):
                 on_reach(None)
 
 killed = []
-for point in POINTS:
+for point in points:
     number = 0
     while True:
         number += 1
@@ -131,13 +133,16 @@ print(json.dumps(killed))
 """
 
 
-def test_killed_after_every_step_an_order_is_paid_once(cluster: Cluster, schema: str) -> None:
+def test_killed_after_every_step_an_order_is_paid_once(
+    cluster: Cluster, schema: str, carried_by: str
+) -> None:
+    points = [*POINTS, *(JETSTREAM_POINTS if carried_by else ())]
     with Ledger(SHOP, cluster.url, schema=schema, migrate=True, lanes=1) as ledger:
         ledger.post(adjust("ada", "funds", 100_000))
     make_tables(cluster.url, schema)
     query(cluster.url, f"create table {schema}.asked (id text primary key)")
     done = subprocess.run(
-        [sys.executable, "-c", KILLED_AT_EACH_STEP, cluster.url, schema],
+        [sys.executable, "-c", KILLED_AT_EACH_STEP, cluster.url, schema, carried_by, *points],
         cwd=HERE,
         stdout=subprocess.PIPE,
         text=True,
@@ -145,13 +150,13 @@ def test_killed_after_every_step_an_order_is_paid_once(cluster: Cluster, schema:
         timeout=280,
     )
     killed = json.loads(done.stdout)
-    assert {point for point, _ in killed} == set(POINTS)
+    assert {point for point, _ in killed} == set(points)
     # The shop's own unit of work, those of both handlers, and the one that is done again.
     assert ["unit_of_work.after_save", 3] in killed
     assert ["worker.before_commit", 2] in killed
     assert ["relay.after_publish", 2] in killed
     asked = query(cluster.url, f"select count(*) from {schema}.asked")[0][0]
-    assert asked == len(killed) + len(POINTS)
+    assert asked == len(killed) + len(points)
     placed = query(
         cluster.url, f"select state, changes, count(*) from {schema}.shop_orders group by 1, 2"
     )
@@ -174,10 +179,10 @@ def test_killed_after_every_step_an_order_is_paid_once(cluster: Cluster, schema:
 
 WORKING = """
 import asyncio, random, sys
-from contexts import SHOP_CONTEXT, engine_on, notes_context
-from shared_ledger.messages import ConcurrentChange, InProcess, Inbox, Retries, running
+from contexts import SHOP_CONTEXT, engine_on, notes_context, transport_over
+from shared_ledger.messages import ConcurrentChange, Inbox, Retries, running
 
-url, schema, seed = sys.argv[1:]
+url, schema, nats_url, seed = sys.argv[1:]
 chance = random.Random(int(seed))
 
 async def on_note(note, uow):
@@ -194,8 +199,11 @@ async def main():
     async with engine_on(url, schema) as engine:
         inboxes = [Inbox(engine, SHOP_CONTEXT), Inbox(engine, notes_context(on_note))]
         retries = Retries(attempts=1_000, first_s=0.01, longest_s=0.1)
-        async with running(
-            inboxes, InProcess(inboxes), concurrency=2, retries=retries, timeout_s=1, poll_s=0.1
+        async with (
+            transport_over(nats_url, inboxes, schema) as transport,
+            running(
+                inboxes, transport, concurrency=2, retries=retries, timeout_s=1, poll_s=0.1
+            ),
         ):
             await asyncio.sleep(1_000)
 
@@ -203,21 +211,8 @@ asyncio.run(main())
 """
 
 
-@contextmanager
-def program(text: str, *arguments: object) -> Iterator[subprocess.Popen[bytes]]:
-    running = subprocess.Popen(
-        [sys.executable, "-c", text, *map(str, arguments)], cwd=HERE, stdout=subprocess.PIPE
-    )
-    try:
-        yield running
-        assert running.poll() is None, "it ended by itself"
-    finally:
-        running.kill()
-        running.communicate()
-
-
 async def test_key_keeps_its_order_with_workers_in_two_processes_that_fail_and_die(
-    tables: AsyncEngine, cluster: Cluster, schema: str
+    tables: AsyncEngine, cluster: Cluster, schema: str, carried_by: str
 ) -> None:
     lines, numbers = 12, 30
 
@@ -228,14 +223,14 @@ async def test_key_keeps_its_order_with_workers_in_two_processes_that_fail_and_d
         for number in numbers:
             await send(tables, *(Note(line=str(name), number=number) for name in range(lines)))
 
-    with program(WORKING, cluster.url, schema, 1):
+    with program(WORKING, cluster.url, schema, carried_by, 1):
         await say(range(10))
         for seed in range(3):
             target = count() + 40
-            with program(WORKING, cluster.url, schema, 10 + seed):
+            with program(WORKING, cluster.url, schema, carried_by, 10 + seed):
                 await say(range(10 + 5 * seed, 15 + 5 * seed))
                 eventually(lambda: count() >= target, within_s=100)  # noqa: B023
-        with program(WORKING, cluster.url, schema, 2):
+        with program(WORKING, cluster.url, schema, carried_by, 2):
             await say(range(25, numbers))
             eventually(lambda: count() >= lines * numbers, within_s=100)
     for name in range(lines):
@@ -283,6 +278,72 @@ async def test_process_that_stands_still_loses_its_message_to_another(
             assert time.monotonic() < deadline
         assert await worker.handle_next()
     assert written(cluster.url, schema) == [0, 1]
+
+
+DYING = """
+import asyncio, os, signal, sys
+from contexts import SHOP_CONTEXT, engine_on, notes_context
+from shared_ledger.messages import Inbox, InProcess, Retries, running
+
+url, schema = sys.argv[1:]
+
+async def die_of_some(note, uow):
+    # Others are in hand when it dies.
+    await asyncio.sleep(0.02)
+    if note.line == "deadly" and note.number == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+async def main():
+    async with engine_on(url, schema) as engine:
+        inboxes = [Inbox(engine, SHOP_CONTEXT), Inbox(engine, notes_context(die_of_some))]
+        retries = Retries(attempts=3, first_s=0.01, longest_s=0.01)
+        async with running(inboxes, InProcess(inboxes), retries=retries, poll_s=0.05):
+            await asyncio.sleep(1_000)
+
+asyncio.run(main())
+"""
+
+
+def test_message_that_kills_its_process_each_time_is_dead_in_the_end_and_no_other(
+    cluster: Cluster, schema: str
+) -> None:
+    make_tables(cluster.url, schema)
+    names = ["deadly", *"abcdefgh"]
+
+    async def say() -> None:
+        async with engine_on(cluster.url, schema) as engine:
+            for number in range(3):
+                await send(engine, *(Note(line=name, number=number) for name in names))
+
+    asyncio.run(say())
+    done = {"handled": 25, "dead": 1, "new": 1}
+    deaths = 0
+    while states(cluster.url, schema, "notes") != done:
+        assert deaths < 6, states(cluster.url, schema, "notes")
+        running = subprocess.Popen([sys.executable, "-c", DYING, cluster.url, schema], cwd=HERE)
+        try:
+            eventually(
+                lambda: (
+                    running.poll() is not None  # noqa: B023
+                    or states(cluster.url, schema, "notes") == done
+                ),
+                within_s=60,
+            )
+            if running.poll() is not None:
+                assert running.returncode == -signal.SIGKILL
+                deaths += 1
+        finally:
+            running.kill()
+            running.wait()
+    # The first process may have been there before the message, and then does not count its try.
+    assert deaths in (3, 4)
+    text = f"select attempts, error from {schema}.notes_inbox where state = 'dead'"
+    assert query(cluster.url, text) == [
+        (3, "the process ended, or lost the database, while it was handled")
+    ]
+    assert written(cluster.url, schema, "deadly") == [0]
+    for name in "abcdefgh":
+        assert written(cluster.url, schema, name) == [0, 1, 2]
 
 
 # --- many ---

@@ -8,7 +8,8 @@ What is here, in the order of a message's life::
     repository     aggregates in one table each
     outbox         what was told, in the transaction that changed what it tells of
     relay          publishes an outbox, in order
-    transport      from outboxes to inboxes
+    transport      from outboxes to inboxes: in one database, or another
+    jetstream      from outboxes to inboxes over NATS, if it is installed
     inbox          what was told to a context, once, and in which order it is handled
     handlers       what a context does with it
     worker         has it handled: effect and mark in one transaction
@@ -17,7 +18,7 @@ What is here, in the order of a message's life::
     lag            how far behind all of it is
 
 and, for these, ``tables``, ``retries``, ``failures``, ``bell``, ``notices``, ``listener``,
-``errors`` and ``faults``.
+``errors`` and ``faults``; for NATS ``delivery``, ``streams`` and ``nats_address``.
 """
 
 from shared_ledger.messages.aggregate import Aggregate, Repository
@@ -27,6 +28,7 @@ from shared_ledger.messages.errors import (
     DeadLetterNotFound,
     HandlerTimedOut,
     InvalidMessage,
+    TransportUnavailable,
     UnknownMessage,
     UnreadableMessage,
 )
@@ -69,6 +71,7 @@ __all__ = [
     "TableRepository",
     "TransactionalOutbox",
     "Transport",
+    "TransportUnavailable",
     "UnitOfWork",
     "UnknownMessage",
     "UnreadableMessage",

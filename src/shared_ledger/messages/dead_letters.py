@@ -36,6 +36,13 @@ set state = 'new', attempts = 0, available_on = clock_timestamp()
 where message_id = :id and state = 'dead'
 """
 
+_RETRY_ALL = """
+update {table}
+set state = 'new', attempts = 0, available_on = clock_timestamp()
+where state in ('new', 'dead') and attempts > 0 and state = 'dead'
+returning message_id
+"""
+
 _DROP = """
 update {table}
 set state = 'dropped'
@@ -77,6 +84,15 @@ async def retry(connection: AsyncConnection, tables: MessageTables, message_id: 
         If there is none with this id.
     """
     await _change(connection, tables, _RETRY, message_id)
+
+
+async def retry_all(connection: AsyncConnection, tables: MessageTables) -> list[UUID]:
+    """Retry all of a context's dead letters, and return their ids."""
+    retried = await connection.execute(about(connection, tables.inbox, _RETRY_ALL))
+    ids = [message_id for (message_id,) in retried]
+    if ids:
+        await connection.execute(_NOTIFY, {"channel": tables.inbox_channel})
+    return ids
 
 
 async def drop(connection: AsyncConnection, tables: MessageTables, message_id: UUID) -> None:

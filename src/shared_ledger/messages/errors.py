@@ -4,7 +4,8 @@
 
     LedgerError
     ├── LedgerUnavailable
-    │   └── ConcurrentChange     somebody else changed the same thing; nothing was written
+    │   ├── ConcurrentChange     somebody else changed the same thing; nothing was written
+    │   └── TransportUnavailable what carries messages is away, or full; they wait
     ├── InvalidMessage           a message that cannot be sent; names what is wrong
     ├── UnknownMessage           a message of a type or version that this program does not know
     ├── UnreadableMessage        a message whose payload does not fit its type
@@ -28,6 +29,10 @@ class ConcurrentChange(LedgerUnavailable):
     def __init__(self, what: str) -> None:
         super().__init__(f"somebody else changed {what} at the same time; try again")
         self.what = what
+
+
+class TransportUnavailable(LedgerUnavailable):
+    """What carries messages cannot be reached, or takes none; they wait, and are sent again."""
 
 
 class InvalidMessage(LedgerError):

@@ -25,14 +25,22 @@ POINTS = (
     "worker.after_commit",
     "worker.before_failure",
     "worker.after_failure",
+    "worker.after_begin",
 )
-"""All of them, in the order in which a message meets them; the last two if its handler fails."""
+"""All of them, in the order in which a message meets them; the last three if its handler fails."""
+
+JETSTREAM_POINTS = (
+    "jetstream.after_publish",
+    "delivery.after_receive",
+    "delivery.after_done",
+)
+"""Those that a message meets, besides, on its way over NATS."""
 
 _on_reach: Callable[[str], None] | None = None
 
 
 def reached(point: str) -> None:
-    """Tell the test, if there is one, that the program is at one of ``POINTS``."""
+    """Tell the test, if there is one, that the program is at one of these points."""
     if _on_reach is not None:
         _on_reach(point)
 

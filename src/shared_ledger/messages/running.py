@@ -33,8 +33,8 @@ async def running(
     """Publish and handle the messages of these contexts while the block runs.
 
     Several processes may do so for the same contexts at once. The engine needs a connection that
-    listens, and for each context one to publish, one to receive, and up to ``concurrency`` to
-    handle.
+    listens, and for each context one to publish, one to receive (over NATS two), and up to
+    ``concurrency`` to handle.
 
     Parameters
     ----------

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
-from typing import Protocol
+from typing import Any, Protocol
 
 from shared_ledger.errors import ConfigurationError
+from shared_ledger.messages.handlers import Context
 from shared_ledger.messages.inbox import Inbox
 from shared_ledger.messages.message import Command, Envelope, Message
 
@@ -46,18 +47,7 @@ class InProcess:
 
     def __init__(self, inboxes: Collection[Inbox]) -> None:
         self._inboxes = tuple(inboxes)
-        handled_by: dict[str, str] = {}
-        kinds: dict[str, type[Message]] = {}
-        for context in (inbox.context for inbox in self._inboxes):
-            for kind in context.kinds:
-                if kinds.setdefault(kind.__name__, kind) is not kind:
-                    raise ConfigurationError(f"there are two messages named {kind.__name__}")
-                other = handled_by.setdefault(kind.__name__, context.name)
-                if issubclass(kind, Command) and other != context.name:
-                    raise ConfigurationError(
-                        f"the command {kind.__name__} is for one context, "
-                        f"but {other} and {context.name} handle it"
-                    )
+        check_contexts([inbox.context for inbox in self._inboxes])
 
     async def publish(self, envelopes: Sequence[Envelope]) -> None:
         """Write messages into the inboxes, one inbox after the other."""
@@ -71,3 +61,25 @@ class InProcess:
         if all(inbox.context is not known.context for known in self._inboxes):
             raise ConfigurationError(f"nothing is delivered to {inbox.context.name}: name it")
         return nullcontext()
+
+
+def check_contexts(contexts: Collection[Context[Any]]) -> None:
+    """Check that it is clear who is sent which message.
+
+    Raises
+    ------
+    ConfigurationError
+        If two contexts handle one command, or mean different messages by one name.
+    """
+    handled_by: dict[str, str] = {}
+    kinds: dict[str, type[Message]] = {}
+    for context in contexts:
+        for kind in context.kinds:
+            if kinds.setdefault(kind.__name__, kind) is not kind:
+                raise ConfigurationError(f"there are two messages named {kind.__name__}")
+            other = handled_by.setdefault(kind.__name__, context.name)
+            if issubclass(kind, Command) and other != context.name:
+                raise ConfigurationError(
+                    f"the command {kind.__name__} is for one context, "
+                    f"but {other} and {context.name} handle it"
+                )

@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import AsyncExitStack
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+from datetime import datetime
 from typing import Any
 
+import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared_ledger.messages.bell import Bell
 from shared_ledger.messages.errors import HandlerTimedOut
 from shared_ledger.messages.failures import described
 from shared_ledger.messages.faults import reached
-from shared_ledger.messages.inbox import Inbox, Taken
+from shared_ledger.messages.inbox import INTERRUPTED, Inbox, Taken
 from shared_ledger.messages.retries import Retries, retried
 from shared_ledger.messages.unit_of_work import UnitOfWork
 
 CONCURRENCY = 4
 HANDLER_TIMEOUT_S = 30.0
 
+_NOW = sa.text("select clock_timestamp()")
 _PAUSES = Retries(first_s=0.5, longest_s=30)
 
 _log = logging.getLogger("shared_ledger.messages")
@@ -29,8 +33,12 @@ class Worker:
     """Handles one context's messages, up to ``concurrency`` at once.
 
     A message and its effect are one transaction. A handler that raises, or takes longer than
-    ``timeout_s``, is called again later as ``retries`` say, until the message is dead. A try that
-    ends with the process, or with the connection, may not be counted.
+    ``timeout_s``, is called again later as ``retries`` say, until the message is dead.
+
+    A try that ends with its process cannot be counted when it ends, so it is when it begins, in a
+    transaction of its own: of every message that has failed before, or was there before this worker
+    and may have ended another. One whose last try ended so is handled alone, so that no other is
+    taken for the cause.
     """
 
     def __init__(
@@ -50,8 +58,11 @@ class Worker:
         self._concurrency = concurrency
         self._timeout_s = timeout_s
         self._retries = retries or Retries()
+        self._since: datetime | None = None
         self._taking = asyncio.Lock()
         self._busy: set[str] = set()
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     async def run(self) -> None:
         """Handle messages until the bell is closed; those in hand are finished."""
@@ -84,7 +95,10 @@ class Worker:
             async with self._taking:
                 connection = await leaving.enter_async_context(self._inbox.engine.connect())
                 taken = await self._inbox.take(
-                    connection, busy=self._busy, idle_s=2 * self._timeout_s
+                    connection,
+                    busy=self._busy,
+                    since=await self._here_since(connection),
+                    idle_s=2 * self._timeout_s,
                 )
                 if taken is None:
                     due_s = await self._inbox.due_in_s(connection)
@@ -94,16 +108,52 @@ class Worker:
                             self._poll_s if due_s is None else min(self._poll_s, due_s)
                         )
                     return False
-                self._busy.add(taken.envelope.key)
-            try:
-                await self._try(connection, taken)
-            finally:
-                self._busy.discard(taken.envelope.key)
-                # There may be another of this key.
-                self._bell.ring()
+                if taken.is_suspect:
+                    await self._idle.wait()
+                leaving.enter_context(self._in_hand(taken.envelope.key))
+                if taken.is_suspect:
+                    await self._try(connection, taken)
+                    return True
+            await self._try(connection, taken)
         return True
 
+    async def _here_since(self, connection: AsyncConnection) -> datetime:
+        if self._since is None:
+            # By the database's clock, as the times that it is compared with.
+            now: datetime = (await connection.execute(_NOW)).scalar_one()
+            self._since = now
+        return self._since
+
+    @contextmanager
+    def _in_hand(self, key: str) -> Iterator[None]:
+        self._busy.add(key)
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._busy.discard(key)
+            if not self._busy:
+                self._idle.set()
+            # There may be another of this key.
+            self._bell.ring()
+
     async def _try(self, connection: AsyncConnection, taken: Taken) -> None:
+        if taken.attempts >= self._retries.attempts:
+            # Its last try was counted when it began, and nobody could say more of it.
+            await self._mark_failed(connection, taken, taken.attempts, INTERRUPTED)
+            await connection.commit()
+            return
+        if taken.is_late:
+            begun = await self._inbox.begin(
+                connection,
+                taken,
+                delay_s=self._retries.delay_s(taken.attempts + 1),
+                idle_s=2 * self._timeout_s,
+            )
+            reached("worker.after_begin")
+            if begun is None:
+                return
+            taken = begun
         timeout = asyncio.timeout(self._timeout_s)
         try:
             async with timeout:
@@ -131,27 +181,27 @@ class Worker:
         return uow
 
     async def _record(self, connection: AsyncConnection, taken: Taken, error: Exception) -> None:
+        failures, text = taken.attempts + 1, described(error)
         transaction = connection.get_transaction()
         if transaction is not None and transaction.is_active and not connection.invalidated:
-            await self._mark_failed(connection, taken, error)
+            await self._mark_failed(connection, taken, failures, text)
             await connection.commit()
         else:
             # Neither the connection nor the lock is left; somebody else may have tried since.
             await connection.close()
             async with self._inbox.engine.begin() as another:
-                await self._mark_failed(another, taken, error)
+                await self._mark_failed(another, taken, failures, text)
         reached("worker.after_failure")
 
     async def _mark_failed(
-        self, connection: AsyncConnection, taken: Taken, error: Exception
+        self, connection: AsyncConnection, taken: Taken, failures: int, text: str
     ) -> None:
         reached("worker.before_failure")
-        failures = taken.attempts + 1
-        text = described(error)
         is_dead = await self._inbox.mark_failed(
             connection,
             taken,
             error=text,
+            attempts=failures,
             limit=self._retries.attempts,
             delay_s=self._retries.delay_s(failures),
         )
