@@ -1,0 +1,1 @@
+"""Tests against real Lightning nodes: LND on a chain of btcd's, and LNbits. See README.md."""
