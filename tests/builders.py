@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
+from socket import create_server
 from typing import Any
 
 import psycopg
@@ -361,6 +362,19 @@ def eventually(fact: Callable[[], object], *, within_s: float = 30) -> None:
     while not fact():
         assert time.monotonic() < deadline, "it did not come true"
         time.sleep(0.01)
+
+
+def free_ports(number: int) -> int:
+    """The first of so many ports in a row that nobody listens on."""
+    while True:
+        with ExitStack() as opened:
+            first: int = opened.enter_context(create_server(("127.0.0.1", 0))).getsockname()[1]
+            try:
+                for port in range(first + 1, first + number):
+                    opened.enter_context(create_server(("127.0.0.1", port)))
+            except (OSError, OverflowError):
+                continue
+            return first
 
 
 @contextmanager

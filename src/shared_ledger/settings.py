@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -24,8 +26,14 @@ MAX_TOKEN_LIFETIME_S = 86_400
 MAX_PORT = 65535
 MAX_SWEEP_INTERVAL_S = 86_400
 MAX_SHUTDOWN_DELAY_S = 300
+LEVELS = ("debug", "info", "warning", "error", "critical")
+
+# A name and a password in it would be shown wherever the address is.
+_ENDPOINT = re.compile(r"https?://[^\s/@]+(/[^\s@]*)?")
+_PART = re.compile(r"[A-Za-z_][\w.]*")
 
 T = TypeVar("T", str, float)
+SettingsT = TypeVar("SettingsT", bound=BaseSettings)
 
 
 class Settings(BaseSettings):
@@ -47,9 +55,12 @@ class Settings(BaseSettings):
     shared_ledger_schema: str = DEFAULT_SCHEMA
 
     shared_ledger_services: str = (
-        "shared_ledger.apps.content:SERVICE,shared_ledger.apps.ecommerce:SERVICE"
+        "shared_ledger.apps.content:SERVICE,shared_ledger.apps.ecommerce:SERVICE,"
+        "shared_ledger.apps.crowdfunding:SERVICE"
     )
     """What is served below /api/v1/, each as MODULE:NAME, separated by commas; may be empty."""
+    shared_ledger_contexts: str = ""
+    """Which contexts of a service run in this process, separated by commas; empty: all."""
 
     environment: Literal["development", "production"] = "development"
     api_token: SecretStr = SecretStr(DEVELOPMENT_TOKEN)
@@ -61,6 +72,8 @@ class Settings(BaseSettings):
     token_lifetime_s: int = 1_800
     host: str = "127.0.0.1"
     port: int = 8000
+    forwarded_allow_ips: str = ""
+    """Proxies, by their addresses or networks: only they are believed who the client is."""
     sweep_interval_s: float = 60
     """How often what has expired is booked of accounts that nobody touches; 0 is never."""
     rate_limit_user: str = "600/minute"
@@ -75,6 +88,14 @@ class Settings(BaseSettings):
     """Where balances are kept, so that PostgreSQL is asked less often, and rate limits counted."""
     cache_ttl_s: float = 5
     """For how many seconds a balance is kept at most."""
+    log_format: Literal["", "console", "json"] = ""
+    """How a line of the log is written; empty: ``json`` in production, else ``console``."""
+    log_level: str = "info"
+    """What is logged at least: debug, info, warning, error or critical."""
+    log_levels: str = ""
+    """The same of parts, as ``shared_ledger.messages=debug,uvicorn=warning``."""
+    otel_exporter_otlp_endpoint: str = ""
+    """Where traces go, as OpenTelemetry has it; empty: nowhere."""
 
     @property
     def url(self) -> str | None:
@@ -119,12 +140,42 @@ class Settings(BaseSettings):
         _sentence(checked_schema, name)
         return name
 
+    @field_validator("log_level")
+    @classmethod
+    def _is_level(cls, name: str) -> str:
+        return _level(name)
+
+    @field_validator("log_levels")
+    @classmethod
+    def _are_levels(cls, levels: str) -> str:
+        levels_of(levels)
+        return levels
+
+    @field_validator("otel_exporter_otlp_endpoint")
+    @classmethod
+    def _is_endpoint(cls, url: str) -> str:
+        if url and not _ENDPOINT.fullmatch(url):
+            raise ValueError("is an address without a password, such as http://localhost:4318")
+        return url
+
     @field_validator("port", "db_port")
     @classmethod
     def _is_port(cls, port: int) -> int:
         if not 0 <= port <= MAX_PORT:
             raise ValueError("is a number from 0 to 65535")
         return port
+
+    @field_validator("forwarded_allow_ips")
+    @classmethod
+    def _are_proxies(cls, names: str) -> str:
+        try:
+            for name in names.split(",") if names else ():
+                ipaddress.ip_network(name.strip())
+        except ValueError:
+            raise ValueError(
+                "is a list of addresses and networks, such as 10.0.0.7,192.168.1.0/24"
+            ) from None
+        return names
 
     @field_validator("sweep_interval_s")
     @classmethod
@@ -189,6 +240,29 @@ class Settings(BaseSettings):
             raise ValueError("; ".join(problems))
 
 
+def levels_of(levels: str) -> dict[str, str]:
+    """Read what ``log_levels`` says: of each part the least level that is logged.
+
+    Raises
+    ------
+    ValueError
+        If it says none.
+    """
+    found: dict[str, str] = {}
+    for said in filter(None, map(str.strip, levels.split(","))):
+        part, equals, level = said.partition("=")
+        if not equals or not _PART.fullmatch(part):
+            raise ValueError(f"is PART=LEVEL, separated by commas, and not {said!r}")
+        found[part] = _level(level)
+    return found
+
+
+def _level(name: str) -> str:
+    if name.lower() not in LEVELS:
+        raise ValueError(f"{name!r} is none of {', '.join(LEVELS)}")
+    return name.lower()
+
+
 def _sentence(check: Callable[[T], object], value: T) -> None:
     """Run one of the library's checks, whose errors pydantic does not know."""
     try:
@@ -205,8 +279,13 @@ def load_settings() -> Settings:
     ConfigurationError
         One line that names every variable that is wrong, and shows no secret.
     """
+    return load(Settings)
+
+
+def load(kind: type[SettingsT]) -> SettingsT:
+    """Read settings of a kind; raises as ``load_settings``."""
     try:
-        return Settings()
+        return kind()
     except ValidationError as error:
         problems = []
         for problem in error.errors(include_url=False, include_input=False):

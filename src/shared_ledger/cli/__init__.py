@@ -20,6 +20,7 @@ from shared_ledger.cli import (
     holding,
     importing,
     keys,
+    messages,
     moving,
     new_app,
     posting,
@@ -105,6 +106,7 @@ for _panel, _commands in _COMMANDS.items():
     for _name, _command in _commands.items():
         app.command(_name, rich_help_panel=_panel)(_command)
 
+app.add_typer(messages.app, name="messages", rich_help_panel="Run the book")
 app.add_typer(keys.app, name="key", rich_help_panel="Say who may call")
 app.add_typer(users.app, name="user", rich_help_panel="Say who may call")
 

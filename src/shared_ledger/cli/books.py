@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -76,7 +77,17 @@ def migrate(
     print_facts(f"The book in the schema {schema} {step}", facts)
 
 
-def verify(json: JsonOption = False) -> None:
+def verify(
+    metrics: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            show_default=False,
+            help="Write what was found to this file, too, for Prometheus.",
+        ),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
     """Prove that the book agrees with itself; others may post meanwhile."""
     from shared_ledger.schema import book_tables
     from shared_ledger.settings import load_settings
@@ -89,10 +100,13 @@ def verify(json: JsonOption = False) -> None:
     with open_engine(settings) as engine, _progress() as show:
         _check_current(engine, settings.shared_ledger_schema)
         report = run(engine, tables, progress=show)
+    seconds = time.monotonic() - began
+    if metrics is not None:
+        _write_metrics(report, settings.shared_ledger_schema, seconds, metrics)
     if json:
         print_json({"agrees": report.agrees, **_fields(report)})
     else:
-        _show(report, time.monotonic() - began)
+        _show(report, seconds)
     if not report.agrees:
         raise typer.Exit(1)
 
@@ -199,6 +213,23 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
             progress.update(tasks[part], completed=done, total=total)
 
         yield show
+
+
+def _write_metrics(report: Report, schema: str, seconds: float, file: Path) -> None:
+    """Write a file that the textfile collector of the node exporter reads; all at once or not."""
+    from prometheus_client import CollectorRegistry, Gauge, write_to_textfile
+
+    registry = CollectorRegistry()
+    for name, about, value in (
+        ("agrees", "Whether the book agreed with itself when it was last verified.", report.agrees),
+        ("disagreements", "In how many things it did not.", report.count),
+        ("entries", "How many entries were verified.", report.entries),
+        ("duration_seconds", "How long that took.", seconds),
+        ("completed_timestamp_seconds", "When that was done, since 1970.", time.time()),
+    ):
+        gauge = Gauge(f"shared_ledger_verify_{name}", about, ["schema"], registry=registry)
+        gauge.labels(schema).set(value)
+    write_to_textfile(str(file), registry)
 
 
 def _fields(report: Report) -> dict[str, Any]:

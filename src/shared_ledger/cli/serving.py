@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -15,15 +16,44 @@ from shared_ledger.cli.options import (
     where,
 )
 from shared_ledger.cli.output import print_facts, print_json
+from shared_ledger.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from shared_ledger.ledger import Ledger
+    from shared_ledger.operations import Application
+    from shared_ledger.service import Service
 
 # Typer knows no larger one; the settings check it again.
 MAX_PORT = 65_535
 
 
 def serve(
+    service: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[SERVICE]",
+            show_default=False,
+            help="One of the configured services, such as content, alone and at the root.",
+        ),
+    ] = None,
+    *,
+    context: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--context",
+            metavar="NAME",
+            show_default=False,
+            help="Run only this context of the service here; may be given again.",
+        ),
+    ] = None,
+    separate: Annotated[
+        bool,
+        typer.Option(
+            "--separate",
+            help="Run each context of the service in a process of its own, over NATS; "
+            "for development.",
+        ),
+    ] = False,
     host: Annotated[
         str | None,
         typer.Option(metavar="HOST", show_default=False, help="Where to listen (or HOST)."),
@@ -49,8 +79,24 @@ def serve(
     settings = load_settings()
     given = {"host": host, "port": port}
     settings = settings.model_copy(update={k: v for k, v in given.items() if v is not None})
-    served = load_application(application)
     beside = load_services(settings)
+    served: Service | Application[Any]
+    if service is None:
+        served = load_application(application)
+        if context or separate:
+            raise ConfigurationError("--context and --separate are of a service: name it")
+    else:
+        served = _named(service, beside)
+        beside = []
+        if application is not None:
+            raise ConfigurationError("--application and a service are two things to serve: say one")
+    if separate:
+        from shared_ledger.cli.separate import run_separately
+
+        raise typer.Exit(run_separately(cast("Service", served), settings))
+    if context:
+        settings = settings.model_copy(update={"shared_ledger_contexts": ",".join(context)})
+    name, rules = _of(served)
     # Before the database is started: a port that is in use is the commonest mistake.
     listener = listen(settings.host, settings.port)
     number = listener.getsockname()[1]
@@ -63,7 +109,7 @@ def serve(
                 {
                     "url": url,
                     "docs": f"{url}/docs",
-                    "application": served.name,
+                    "application": name,
                     "services": {
                         service.application.name: f"{url}{service.path}" for service in beside
                     },
@@ -76,7 +122,7 @@ def serve(
         facts: list[tuple[str, object]] = [
             ("service", url),
             ("docs", f"{url}/docs"),
-            ("application", f"{served.name}: {', '.join(served.rules)}"),
+            ("application", f"{name}: {', '.join(rules)}"),
             *((service.application.name, f"{url}{service.path}/docs") for service in beside),
             ("database", f"{database}, schema {settings.shared_ledger_schema}"),
             ("environment", settings.environment),
@@ -86,6 +132,23 @@ def serve(
         print_facts("Shared Ledger is ready; Ctrl-C ends it", facts)
 
     run(served, settings, beside=beside, on_ready=show, listener=listener)
+
+
+def _named(name: str, services: Sequence[Service]) -> Service:
+    for each in services:
+        if each.application.name == name:
+            return each
+    known = ", ".join(each.application.name for each in services) or "none"
+    raise ConfigurationError(
+        f"no service named {name} is configured (SHARED_LEDGER_SERVICES): there is {known}"
+    )
+
+
+def _of(served: Service | Application[Any]) -> tuple[str, Iterable[str]]:
+    from shared_ledger.service import Service
+
+    application = served.application if isinstance(served, Service) else served
+    return application.name, application.rules
 
 
 def bench(

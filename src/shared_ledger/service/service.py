@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter
 
+from shared_ledger.ledger import Ledger
+from shared_ledger.messages import MessageTables
 from shared_ledger.operations import Application
 from shared_ledger.service.authorisation import RightsTable
+from shared_ledger.service.figures import Figure
+from shared_ledger.settings import Settings
 
 PREFIX = "/api/v1/"
 """Where an application is served beside others, before its name."""
 MAX_APPLICATION_BODY_BYTES = 1024 * 1024
 """The longest body of a route of an application's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What a service's own lifespan is given: its ledger, which is open, and the settings.
+
+    ``leaving`` tells whether the process has been told to end: an answer that would go on for ever
+    ends then.
+    """
+
+    ledger: Ledger[Any]
+    settings: Settings
+    leaving: Callable[[], bool]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -33,6 +51,20 @@ class Service:
         the start.
     tags
         What its groups of routes are, for the documentation.
+    contexts
+        Its parts that can run in processes of their own; which run in this one is a setting,
+        ``shared_ledger_contexts``.
+    lifespan
+        What runs beside its routes while it is served, and what its routes are given of that, as
+        ``request.app.state.own``.
+    registered
+        Called with that, and a username, when a user has registered there. Users register
+        elsewhere, too, and a process may end before it is called: it is for what is better done
+        at once.
+    message_tables
+        The outboxes and inboxes of its contexts, for metrics and for ``shared-ledger messages``.
+    figures
+        What else of its own metrics show.
     migrations
         The folder of its Alembic environment, if it has tables of its own. They live in the book's
         schema, beside the book's.
@@ -44,6 +76,11 @@ class Service:
     routers: Sequence[APIRouter] = ()
     rights: RightsTable = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
+    contexts: Sequence[str] = ()
+    lifespan: Callable[[Serving], AbstractAsyncContextManager[Any]] | None = None
+    registered: Callable[[Any, str], Awaitable[None]] | None = None
+    message_tables: Sequence[MessageTables] = ()
+    figures: Sequence[Figure] = ()
     migrations: Path | None = None
 
     @property

@@ -88,6 +88,8 @@ async def register(request: Request) -> Response:
     user = await gate.run(
         gate.store.add_user, username, hashed, unclaimed=not request.app.state.development
     )
+    if (registered := request.app.state.registered) is not None:
+        await registered(request.app.state.own, user.username)
     return Response(encode(_shown(user)), HTTPStatus.CREATED, None, JSON)
 
 
@@ -98,6 +100,11 @@ async def log_in(request: Request) -> Response:
     10 wrong ones in 5 minutes for a name, or 100 from an address, it is 429.
     """
     await admitted(request)
+    return await answer_token(request)
+
+
+async def answer_token(request: Request) -> Response:
+    """Answer a log-in that was let in: with a token, or as ``log_in`` says."""
     form = await _form(request)
     username, password = _field(form, "username"), _field(form, "password")
     if form.get("grant_type", "password") != "password":

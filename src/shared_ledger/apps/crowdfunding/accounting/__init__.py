@@ -1,0 +1,1 @@
+"""Whose money it is: accounts on the shared ledger, in msat."""

@@ -1,0 +1,448 @@
+"""Whole campaigns, in any order of steps, against a Satoshi Spark of a few lines in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Coroutine, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
+
+from builders import assert_sound
+from shared_ledger import NonceReused
+from shared_ledger.apps.crowdfunding.bitcoin.commands import make_deposit
+from shared_ledger.apps.crowdfunding.bitcoin.model import highest_fee
+from shared_ledger.apps.crowdfunding.bitcoin.receipts import sweep
+from shared_ledger.apps.crowdfunding.common.escrow import escrow_of
+from shared_ledger.apps.crowdfunding.crowdfunding.model import donation_id
+from shared_ledger.apps.crowdfunding.crowdfunding.refusals import CampaignOver, OwnCampaign
+from shared_ledger.apps.crowdfunding.dashboard.queries import SHOWN, view_dashboard_query
+from shared_ledger.apps.crowdfunding.lightning.simulation import DEFAULT_FEE_MSAT
+from shared_ledger.apps.crowdfunding.messages import CampaignKind, DonateToCampaign
+from shared_ledger.embedded import Cluster
+from spark_sagas import World, make_world, world_of
+from sparking import Spark, spark_on
+
+T = TypeVar("T")
+
+PEOPLE = st.sampled_from(["ada", "bob", "cat", "dan"])
+AMOUNTS = st.integers(1, 60_000)
+PLANS = st.one_of(
+    st.builds(dict, fee_msat=st.sampled_from([0, 1, 4_999, 5_000, 5_001])),
+    st.builds(dict, outcome=st.just("fail")),
+    st.builds(dict, outcome=st.just("hang"), lost=st.sampled_from([None, "answer"])),
+    st.builds(dict, lost=st.sampled_from(["answer", "request"])),
+)
+
+
+# --- the model ---
+
+
+@dataclass
+class Campaign:
+    creator: str
+    kind: CampaignKind
+    goal: int
+    raised: int = 0
+    is_over: bool = False
+    """Whether the deadline has passed."""
+
+    @property
+    def state(self) -> str:
+        """When all that is under way has come to its end."""
+        if not self.is_over:
+            return "open"
+        if self.raised >= self.goal:
+            return "succeeded"
+        return "ended" if self.kind == "keep_it_all" else "failed"
+
+
+@dataclass
+class Donation:
+    donor: str
+    campaign_id: str
+    amount: int
+    state: str = "requested"
+
+
+@dataclass
+class Withdrawal:
+    account: str
+    amount: int
+    plan: dict[str, Any]
+    state: str = "requested"
+    resolved: str | None = None
+    """How it ended that was hanging, or "never" if its request was lost for good."""
+
+    @property
+    def reserved(self) -> int:
+        return self.amount + highest_fee(self.amount)
+
+    @property
+    def fee(self) -> int:
+        fee: int = self.plan.get("fee_msat", DEFAULT_FEE_MSAT)
+        return fee
+
+    @property
+    def outcome(self) -> str:
+        """What becomes of it when it is reserved, and all has come to its end."""
+        if self.plan.get("lost") == "request":
+            return "failed" if self.resolved else "paying"
+        if self.plan.get("outcome") == "hang":
+            return {"succeed": "succeeded", "fail": "failed"}.get(self.resolved or "", "paying")
+        if self.plan.get("outcome") == "fail" or self.fee > highest_fee(self.amount):
+            return "failed"
+        return "succeeded"
+
+
+@dataclass
+class Model:
+    """What people have, after the accounting has done so much of what it was asked."""
+
+    deposits: dict[str, tuple[str, int]] = field(default_factory=dict)
+    campaigns: dict[str, Campaign] = field(default_factory=dict)
+    donations: dict[str, Donation] = field(default_factory=dict)
+    withdrawals: dict[str, Withdrawal] = field(default_factory=dict)
+    credited: set[str] = field(default_factory=set)
+    balances: Counter[str] = field(default_factory=Counter)
+    held: Counter[str] = field(default_factory=Counter)
+
+    def available(self, account: str) -> int:
+        return self.balances[account] - self.held[account]
+
+    def move(self, source: str, target: str, amount: int) -> None:
+        assert self.available(source) >= amount
+        self.balances[source] -= amount
+        self.balances[target] += amount
+
+    def account(self, type_: str, payload: dict[str, Any]) -> None:
+        """The accounting has handled a message; of it only what it is about is believed."""
+        match type_, payload:
+            case "DepositReceived", {"payment_hash": payment_hash}:
+                name, received = self.deposits[payment_hash]
+                assert payment_hash not in self.credited
+                self.credited.add(payment_hash)
+                self.balances[name] += received
+            case "RequestTransfer", {"purpose": "donation", "idempotency_key": donation}:
+                self._donate(self.donations[donation])
+            case "RequestTransfer", {"metadata": {"campaign_id": campaign_id}}:
+                campaign = self.campaigns[campaign_id]
+                assert campaign.state == "succeeded"
+                assert not self._undecided(campaign_id)
+                self.move(escrow_of(campaign_id), campaign.creator, campaign.raised)
+            case "RequestRefunds", {"campaign_id": campaign_id, "refunds": refunds}:
+                assert self.campaigns[campaign_id].state == "failed"
+                assert not self._undecided(campaign_id)
+                for refund in refunds:
+                    donation = self.donations[refund["donation_id"]]
+                    assert (donation.state, donation.campaign_id) == ("registered", campaign_id)
+                    donation.state = "refunded"
+                    self.move(escrow_of(campaign_id), donation.donor, donation.amount)
+            case "RequestReservation", {"payment_hash": payment_hash}:
+                withdrawal = self.withdrawals[payment_hash]
+                fits = self.available(withdrawal.account) >= withdrawal.reserved
+                withdrawal.state = "reserved" if fits else "refused"
+                self.held[withdrawal.account] += withdrawal.reserved if fits else 0
+            case "WithdrawalPaid" | "WithdrawalFailed", {"payment_hash": payment_hash}:
+                withdrawal = self.withdrawals[payment_hash]
+                assert withdrawal.state == "reserved"
+                withdrawal.state = "succeeded" if type_ == "WithdrawalPaid" else "failed"
+                assert withdrawal.state == withdrawal.outcome
+                self.held[withdrawal.account] -= withdrawal.reserved
+                if withdrawal.state == "succeeded":
+                    self.balances[withdrawal.account] -= withdrawal.amount + withdrawal.fee
+
+    def _donate(self, donation: Donation) -> None:
+        campaign = self.campaigns[donation.campaign_id]
+        assert donation.state == "requested"
+        if self.available(donation.donor) < donation.amount:
+            donation.state = "rejected"
+            return
+        kept = campaign.kind == "keep_it_all"
+        target = campaign.creator if kept else escrow_of(donation.campaign_id)
+        self.move(donation.donor, target, donation.amount)
+        donation.state = "registered"
+        campaign.raised += donation.amount
+
+    def _undecided(self, campaign_id: str) -> bool:
+        return any(
+            donation.campaign_id == campaign_id and donation.state == "requested"
+            for donation in self.donations.values()
+        )
+
+
+# --- the real one ---
+
+
+class Scene:
+    """One Satoshi Spark for all examples; each has people and campaigns of its own.
+
+    After a failure there is a new one: what it has left would make the next ones fail.
+    """
+
+    def __init__(self, cluster: Cluster, schema: str, runner: asyncio.Runner) -> None:
+        self._cluster = cluster
+        self._schema = schema
+        self._runner = runner
+        self._leaving = AsyncExitStack()
+        self.books = 0
+        self.examples = 0
+        self.is_clean = False
+        self.spark: Spark
+        self.world: World
+
+    @property
+    def book(self) -> str:
+        return f"{self._schema}_{self.books}"
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return self._runner.run(work)
+
+    def open(self) -> None:
+        """Begin an example."""
+        if not self.is_clean:
+            self.run(self._open())
+        self.examples += 1
+        self.is_clean = False
+
+    def close(self) -> None:
+        self.run(self._leaving.aclose())
+
+    async def _open(self) -> None:
+        await self._leaving.aclose()
+        self.books += 1
+        self._leaving = AsyncExitStack()
+        opened = spark_on(self._cluster.url, self.book)
+        self.spark = await self._leaving.enter_async_context(opened)
+        make_world(self._cluster.url, self.book)
+        self.world = await self._leaving.enter_async_context(world_of(self.spark))
+        self.accounted = 0
+        """Up to where in the accounting's inbox the models have followed it."""
+
+
+_scene: Scene
+
+
+class Steps(RuleBasedStateMachine):
+    campaigns = Bundle("campaigns")
+    withdrawals = Bundle("withdrawals")
+
+    @initialize(target=campaigns, kinds=st.permutations(["keep_it_all", "all_or_nothing"]))
+    def open(self, kinds: list[CampaignKind]) -> Any:
+        _scene.open()
+        self.model = Model()
+        self.spark, self.world, self.run = _scene.spark, _scene.world, _scene.run
+        for name in ("bob", "cat"):
+            self.deposit(name, 50_000, 0)
+        return multiple(*(self.begin("ada", kind, 50_000) for kind in kinds))
+
+    def real(self, name: str) -> str:
+        """The name of somebody in this example."""
+        return f"{name}{_scene.examples}"
+
+    @rule(name=PEOPLE)
+    def sign_up(self, name: str) -> None:
+        self.run(self.spark.sign_up(self.real(name)))
+
+    @rule(name=PEOPLE, amount=AMOUNTS, more=st.integers(0, 100))
+    def deposit(self, name: str, amount: int, more: int) -> None:
+        """Somebody pays an invoice, and up to twice what it asks for."""
+
+        async def deposit() -> str:
+            node = self.spark.node
+            made = await make_deposit(
+                self.spark.engine, node, account_id=self.real(name), amount=amount
+            )
+            await node.receive(made.payment_request, amount_msat=received)
+            return made.entity_id
+
+        received = amount + amount * more // 100
+        self.model.deposits[self.run(deposit())] = (self.real(name), received)
+
+    @rule(
+        target=campaigns,
+        creator=PEOPLE,
+        kind=st.sampled_from(["keep_it_all", "all_or_nothing"]),
+        goal=st.integers(1, 100_000),
+    )
+    def begin(self, creator: str, kind: CampaignKind, goal: int) -> str:
+        campaign_id = self.run(self.spark.campaign(self.real(creator), goal=goal, kind=kind))
+        self.model.campaigns[campaign_id] = Campaign(self.real(creator), kind, goal)
+        return campaign_id
+
+    @rule(donor=PEOPLE, campaign_id=campaigns, amount=AMOUNTS, key=st.integers(1, 8))
+    def donate(self, donor: str, campaign_id: str, amount: int, key: int) -> None:
+        """Anybody gives, also what he has not, to his own campaign, too late, or twice."""
+        given = Donation(self.real(donor), campaign_id, amount)
+        named = donation_id(
+            DonateToCampaign(
+                idempotency_key=str(key),
+                donor_id=given.donor,
+                campaign_id=campaign_id,
+                amount=amount,
+            )
+        )
+        known = self.model.donations.get(named)
+        campaign = self.model.campaigns[campaign_id]
+        refusal: type[Exception] | None = None
+        if known is not None:
+            same = (known.campaign_id, known.amount) == (campaign_id, amount)
+            refusal = None if same else NonceReused
+        elif given.donor == campaign.creator:
+            refusal = OwnCampaign
+        elif campaign.is_over:
+            refusal = CampaignOver
+        donating = self.spark.donate(given.donor, campaign_id, amount, key=str(key))
+        if refusal is not None:
+            with pytest.raises(refusal):
+                self.run(donating)
+            return
+        assert self.run(donating) == named
+        self.model.donations.setdefault(named, given)
+
+    @rule(campaign_id=campaigns)
+    def end(self, campaign_id: str) -> None:
+        """The deadline passes."""
+        if not self.model.campaigns[campaign_id].is_over:
+            self.run(self.spark.end(campaign_id))
+            self.model.campaigns[campaign_id].is_over = True
+
+    @rule(target=withdrawals, name=PEOPLE, amount=AMOUNTS, plan=PLANS)
+    def withdraw(self, name: str, amount: int, plan: dict[str, Any]) -> str:
+        payment_hash = self.run(self.spark.withdraw(self.real(name), amount, **plan))
+        self.model.withdrawals[payment_hash] = Withdrawal(self.real(name), amount, plan)
+        return payment_hash
+
+    @rule(payment_hash=withdrawals, outcome=st.sampled_from(["succeed", "fail"]))
+    def resolve(self, payment_hash: str, outcome: Any) -> None:
+        """What was hanging ends; what never came to the node cannot come any more."""
+        withdrawal = self.model.withdrawals[payment_hash]
+        payment = self.run(self.spark.node.track(payment_hash))
+        if payment is not None and payment.state == "in_flight":
+            self.run(self.spark.node.resolve(payment_hash, outcome=outcome))
+            withdrawal.resolved = outcome
+        elif payment is None and self.run(self.spark.invoice(payment_hash)).state == "paying":
+            self.world.let_expire(payment_hash)
+            withdrawal.resolved = "never"
+
+    @rule(numbers=st.lists(st.integers(0, 13), min_size=1, max_size=12))
+    def go_on(self, numbers: list[int]) -> None:
+        """Some of all that goes on by itself, in any order."""
+        steps = [*self.spark.steps, self.hear]
+        for number in numbers:
+            self.run(call(steps[number]))
+        self.follow()
+
+    @rule()
+    def settle(self) -> None:
+        """All comes to its end, and everybody has what the model says."""
+        self.run(self.hear())
+        self.run(self.world.work_off())
+        # What was looked at too early is looked at again.
+        self.world.let_leases_end()
+        self.run(self.world.work_off())
+        self.follow()
+        self.run(self.compare())
+
+    async def hear(self) -> bool:
+        await sweep(self.spark.engine, self.spark.node)
+        return True
+
+    def follow(self) -> None:
+        """Let the model do what the accounting has done meanwhile, in its order."""
+        handled = self.world.look(
+            "select type, payload from {book}.crowdfunding_accounting_inbox "
+            "where state = 'handled' order by handled_on offset %s",
+            _scene.accounted,
+        )
+        for type_, payload in handled:
+            self.model.account(type_, payload)
+        _scene.accounted += len(handled)
+
+    async def compare(self) -> None:
+        spark, model = self.spark, self.model
+        self.spark.assert_sound()
+        self.world.assert_watched()
+        for name in map(self.real, ("ada", "bob", "cat", "dan")):
+            assert spark.balance(name) == model.balances[name]
+            assert spark.available(name) == model.available(name)
+            view = await view_dashboard_query(spark.engine, name)
+            assert view.balance == model.balances[name]
+            shown = sum(each.amount for each in view.activity)
+            assert shown == view.balance or len(view.activity) == SHOWN
+            assert {(own.campaign_id, own.state, own.total_raised) for own in view.campaigns} == {
+                (campaign_id, campaign.state, campaign.raised)
+                for campaign_id, campaign in model.campaigns.items()
+                if campaign.creator == name
+            }
+        for payment_hash, (_, received) in model.deposits.items():
+            deposit = await spark.invoice(payment_hash)
+            assert (deposit.state, deposit.received) == ("credited", received)
+        for campaign_id, campaign in model.campaigns.items():
+            found = await spark.found_campaign(campaign_id)
+            assert (found.state, found.total_raised) == (campaign.state, campaign.raised)
+            escrow = escrow_of(campaign_id)
+            assert spark.balance(escrow) == model.balances[escrow]
+            is_kept = campaign.kind == "all_or_nothing" and campaign.state == "open"
+            assert model.balances[escrow] == (campaign.raised if is_kept else 0)
+        for donation, given in model.donations.items():
+            assert (await spark.found_donation(donation)).state == given.state
+        for payment_hash, withdrawal in model.withdrawals.items():
+            ended = withdrawal.outcome if withdrawal.state == "reserved" else withdrawal.state
+            shown_one = await spark.invoice(payment_hash)
+            assert shown_one.state == ended
+            assert shown_one.fee == (withdrawal.fee if ended == "succeeded" else 0)
+
+    def teardown(self) -> None:
+        if hasattr(self, "model"):
+            self.settle()
+            _scene.is_clean = True
+
+
+async def call(step: Any) -> None:
+    await step()
+
+
+@contextmanager
+def scene(cluster: Cluster, schema: str) -> Iterator[Scene]:
+    """Where the examples play."""
+    with asyncio.Runner() as runner:
+        made = Scene(cluster, schema, runner)
+        try:
+            yield made
+        finally:
+            made.close()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_any_history_of_campaigns_agrees_with_the_model(cluster: Cluster, schema: str) -> None:
+    global _scene  # noqa: PLW0603  # Hypothesis makes the machine, and hands nothing to it.
+    with scene(cluster, schema) as _scene:
+        run_state_machine_as_test(
+            Steps,
+            settings=settings(
+                max_examples=50,
+                stateful_step_count=30,
+                derandomize=True,
+                database=None,
+                suppress_health_check=list(HealthCheck),
+                report_multiple_bugs=False,
+            ),
+        )
+        assert _scene.books == 1
+        assert _scene.examples >= 50
+        assert_sound(cluster.url, _scene.book)
