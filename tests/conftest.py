@@ -15,6 +15,7 @@ import pytest
 from psycopg import sql
 from sqlalchemy.engine import Engine
 
+from nats_server import NatsServer
 from redis_server import RedisServer
 from shared_ledger import SHARED, Ledger, SharedOperation
 from shared_ledger.connections import make_engine
@@ -67,6 +68,32 @@ def redis_server(_run_redis: RedisServer) -> Iterator[RedisServer]:
     yield _run_redis
     if _run_redis.running:
         _run_redis.resume()
+
+
+@pytest.fixture(scope="session")
+def _run_nats() -> Iterator[NatsServer]:
+    """A NATS that lives as long as the test run."""
+    with NatsServer() as server:
+        yield server
+
+
+@pytest.fixture
+def nats_server(_run_nats: NatsServer) -> Iterator[NatsServer]:
+    """The run's NATS, which runs; a test may kill or pause it. Streams are named by the schema."""
+    if not _run_nats.running:
+        _run_nats.start()
+    yield _run_nats
+    if _run_nats.running:
+        _run_nats.resume()
+
+
+@pytest.fixture(params=["in process", "over NATS"])
+def carried_by(request: pytest.FixtureRequest) -> str:
+    """What carries messages, for ``transport_over``: a URL of NATS, or none."""
+    if request.param == "in process":
+        return ""
+    server: NatsServer = request.getfixturevalue("nats_server")
+    return server.url
 
 
 class Clock:

@@ -23,6 +23,7 @@ from shared_ledger.access.tokens import Tokens
 from shared_ledger.ledger import Ledger
 from shared_ledger.migrations import migrate, migrate_application
 from shared_ledger.service import Service, create_app
+from shared_ledger.service.observers import Observers
 from shared_ledger.settings import Settings
 
 BASE_URL = "http://ledger"
@@ -147,11 +148,12 @@ async def serving(
     environment: Literal["development", "production"] = "production",
     application: Service | Application[Any] = SHARED,
     beside: Sequence[Service] = (),
+    observers: Observers | None = None,
     **more: Any,
 ) -> AsyncIterator[Served]:
     """Serve an application at the root, and services beside it; ``engine`` is to migrate all."""
     if engine is not None:
-        _migrate(url, schema, engine, [application, *beside])
+        migrate_all(url, schema, engine, [application, *beside])
     settings = Settings(
         database_url=SecretStr(url),
         shared_ledger_schema=schema,
@@ -162,7 +164,7 @@ async def serving(
         sweep_interval_s=0,
         **more,
     )
-    app = create_app(application, settings, beside=beside)
+    app = create_app(application, settings, beside=beside, observers=observers)
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
     async with (
         app.router.lifespan_context(app),
@@ -171,7 +173,7 @@ async def serving(
         yield Served(client, app, url, schema)
 
 
-def _migrate(
+def migrate_all(
     url: str, schema: str, engine: Engine, served: Sequence[Service | Application[Any]]
 ) -> None:
     """Do what ``shared-ledger migrate`` does."""

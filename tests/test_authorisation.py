@@ -12,6 +12,7 @@ from fastapi import APIRouter
 from sqlalchemy.engine import Engine
 from starlette.responses import Response
 
+from builders import query
 from serving import (
     OPERATOR,
     PASSWORD,
@@ -24,6 +25,7 @@ from serving import (
     tokens,
 )
 from shared_ledger import SHARED
+from shared_ledger.apps import crowdfunding
 from shared_ledger.embedded import Cluster
 from shared_ledger.errors import ConfigurationError
 from shared_ledger.service import Service, create_app, routes
@@ -31,6 +33,7 @@ from shared_ledger.service.authorisation import KNOWN, RIGHTS, May, with_own
 from shared_ledger.service.direct import DirectRoute
 from shared_ledger.service.service import PREFIX, plain
 from shared_ledger.settings import Settings
+from spark_served import be_patient, campaign_body, funded, quiet, simulate
 
 CALLERS = (
     "nobody",
@@ -55,6 +58,8 @@ EVERYBODY = (401, 401, 401, 200, 200, 403, 200, 200, 200)
 # What alice was given already: the right key comes after her.
 ONCE = (401, 401, 401, 404, 201, 403, 403, 200, 404)
 SELL = (401, 401, 401, 403, 403, 403, 403, 201, 201)
+# Whatever somebody asks there, he asks for himself; a service has no account.
+PERSON = (401, 401, 401, 201, 201, 403, 403, 403, 201)
 MATRIX: dict[tuple[str, str], tuple[int, ...]] = {
     ("GET", "/health"): OPEN,
     ("GET", "/health/ready"): OPEN,
@@ -105,6 +110,21 @@ MATRIX: dict[tuple[str, str], tuple[int, ...]] = {
     ("POST", "/api/v1/ecommerce/orders/{order_id}/ship"): SELL,
     ("POST", "/api/v1/ecommerce/orders/{order_id}/cancel"): (*POST[:-1], 201),
     ("POST", "/api/v1/ecommerce/orders/{order_id}/refund"): SELL,
+    # Satoshi Spark's.
+    ("POST", "/api/v1/crowdfunding/token"): OPEN,
+    ("POST", "/api/v1/crowdfunding/crowdfunding/campaign"): PERSON,
+    ("GET", "/api/v1/crowdfunding/crowdfunding/campaign"): OPEN,
+    ("GET", "/api/v1/crowdfunding/crowdfunding/campaign/progress"): OPEN,
+    ("GET", "/api/v1/crowdfunding/crowdfunding/campaigns"): OPEN,
+    ("POST", "/api/v1/crowdfunding/crowdfunding/donate"): PERSON,
+    ("POST", "/api/v1/crowdfunding/bitcoin/deposit"): PERSON,
+    ("POST", "/api/v1/crowdfunding/bitcoin/withdraw"): PERSON,
+    ("GET", "/api/v1/crowdfunding/bitcoin/invoice/{payment_hash}"): (
+        *(401, 401, 401, 404, 200, 403, 403, 403, 404),
+    ),
+    ("GET", "/api/v1/crowdfunding/dashboard"): (401, 401, 401, 200, 200, 403, 403, 403, 200),
+    ("POST", "/api/v1/crowdfunding/dev/lightning/pay"): OPEN,
+    ("POST", "/api/v1/crowdfunding/dev/lightning/invoice"): OPEN,
 }
 """What is not below ``/api/v1/`` every application has, at the root and below its own path."""
 
@@ -174,6 +194,46 @@ async def made(served: Served, path: str, **body: Any) -> int:
     return number
 
 
+async def answered(served: Served, who: str, path: str, **body: Any) -> dict[str, Any]:
+    """What a user is answered who posts something that is good."""
+    headers = bearer(served.gate.tokens.issue(who))
+    answer = await served.client.post(path, json=body, headers=headers)
+    assert answer.status_code in (200, 201), answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+async def asked_to_pay(served: Served) -> dict[str, Any]:
+    """Let alice make an invoice, for a deposit."""
+    return await answered(served, "alice", "/bitcoin/deposit", amount=1)
+
+
+async def invoiced(served: Served) -> str:
+    return str((await asked_to_pay(served))["payment_hash"])
+
+
+async def asked_by_others(served: Served) -> dict[str, Any]:
+    """Let somebody outside make an invoice."""
+    return await answered(served, "alice", "/dev/lightning/invoice", amount=1)
+
+
+async def begun(served: Served) -> dict[str, Any]:
+    """Begin a campaign of somebody who is none of the callers."""
+    return await answered(served, "carol", "/crowdfunding/campaign", **campaign_body())
+
+
+async def ended(served: Served) -> dict[str, Any]:
+    """A campaign that is over: whoever follows it is told all there is, and the answer ends."""
+    made = await begun(served)
+    query(
+        served.url,
+        f"update {served.schema}.crowdfunding_campaigns set state = 'ended', due_on = null, "
+        "version = version + 1 where campaign_id = %s",
+        made["campaign_id"],
+    )
+    return made
+
+
 async def key_made(served: Served) -> str:
     return served.new_key()[0]
 
@@ -187,6 +247,10 @@ async def stocked(served: Served) -> int:
     return await made(served, "/products", **MUG, sku=served.nonce())
 
 
+async def to_be_ordered(served: Served) -> dict[str, Any]:
+    return {"product_id": await stocked(served)}
+
+
 async def ordered(served: Served) -> int:
     product_id = await stocked(served)
     return await made(served, "/orders", product_id=product_id, **ALICE, nonce=served.nonce())
@@ -197,6 +261,7 @@ ARTICLE = {"title": "Bread", "body": "Wait a day.", "price": 1}
 MUG = {"title": "A mug", "price": 1, "stock": 9}
 
 MAKERS: dict[str, Callable[[Served], Awaitable[int | str]]] = {
+    "payment_hash": invoiced,
     "entry_id": spent,
     "hold_id": held,
     "key_id": key_made,
@@ -206,9 +271,21 @@ MAKERS: dict[str, Callable[[Served], Awaitable[int | str]]] = {
 }
 """How that comes to be of which a path has the number."""
 
+NAMED: dict[tuple[str, str], Callable[[Served], Awaitable[dict[str, Any]]]] = {
+    ("POST", "/orders"): to_be_ordered,
+    ("GET", "/crowdfunding/campaign"): begun,
+    ("GET", "/crowdfunding/campaign/progress"): ended,
+    ("POST", "/crowdfunding/donate"): begun,
+    ("POST", "/bitcoin/withdraw"): asked_by_others,
+    ("POST", "/dev/lightning/pay"): asked_to_pay,
+}
+"""How that comes to be which a body names, or a query string."""
+
 QUERIES = {
     "/ledger/{owner_id}/statement": "?from=2025-01-01T00:00:00Z&to=2025-02-01T00:00:00Z",
     "/orders": "?owner_id=alice",
+    "/crowdfunding/campaign": "?campaign_id={campaign_id}",
+    "/crowdfunding/campaign/progress": "?campaign_id={campaign_id}",
 }
 
 
@@ -220,13 +297,13 @@ async def asked(served: Served, method: str, path: str) -> dict[str, Any]:
             values[name] = await make(served)
     if path == "/orders/{order_id}/refund":
         await made(served, f"/orders/{values['order_id']}/ship")
+    if (method, path) in NAMED:
+        values |= await NAMED[method, path](served)
     url = path.format(**values)
     if method != "POST":
-        return {"method": method, "url": url + QUERIES.get(path, "")}
-    if path == "/auth/token":
+        return {"method": method, "url": url + QUERIES.get(path, "").format(**values)}
+    if path in ("/auth/token", "/token"):
         return {"method": method, "url": url, "data": {"username": "alice", "password": PASSWORD}}
-    if path == "/orders":
-        values["product_id"] = await stocked(served)
     return {"method": method, "url": url, "json": body_of(served.nonce(), path, values)}
 
 
@@ -254,6 +331,16 @@ def body_of(fresh: str, path: str, values: dict[str, Any]) -> dict[str, Any]:
         "/orders": {"product_id": values.get("product_id"), **ALICE, **nonce},
         "/orders/{order_id}/ship": {},
         "/orders/{order_id}/cancel": None,
+        "/crowdfunding/campaign": campaign_body(),
+        "/crowdfunding/donate": {
+            "idempotency_key": fresh,
+            "campaign_id": values.get("campaign_id"),
+            "amount": 1,
+        },
+        "/bitcoin/deposit": {"amount": 1},
+        "/bitcoin/withdraw": {"encoded_invoice": values.get("payment_request")},
+        "/dev/lightning/pay": {"payment_request": values.get("payment_request")},
+        "/dev/lightning/invoice": {"amount": 1},
     }
     body: dict[str, Any] = bodies.get(path, nonce)
     return body
@@ -261,8 +348,14 @@ def body_of(fresh: str, path: str, values: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("service", [plain(SHARED), *SERVICES], ids=lambda s: s.application.name)
 async def test_every_route_lets_in_whom_the_matrix_says(
-    cluster: Cluster, schema: str, engine: Engine, service: Service
+    cluster: Cluster,
+    schema: str,
+    engine: Engine,
+    service: Service,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    simulate(monkeypatch)
+    be_patient(monkeypatch)
     path = service.path if service in SERVICES else ""
     wrong = []
     async with serving(cluster.url, schema, engine, beside=SERVICES) as everywhere:
@@ -270,15 +363,25 @@ async def test_every_route_lets_in_whom_the_matrix_says(
         served = everywhere.at(path)
         await fund(served, "alice", times=20)
         await fund(served, "carol", times=20)
+        # What goes on by itself there writes rows, too.
+        by_itself = service is crowdfunding.SERVICE
+        if by_itself:
+            everywhere.user("carol")
+            for owner_id in ("alice", "bob", "root"):
+                await funded(served, owner_id)
         for (method, route), expected in rows_of(service).items():
             for (who, headers), status in zip(credentials.items(), expected, strict=True):
                 request = await asked(served, method, route)
+                if by_itself:
+                    await quiet(served)
                 before = served.written()
                 answer = await served.client.request(headers=headers, **request)
                 if answer.status_code != status:
                     wrong.append((method, route, who, answer.status_code, answer.text))
                 if answer.status_code >= 400:
                     assert answer.headers["content-type"] == "application/problem+json"
+                    if by_itself:
+                        await quiet(served)
                     assert served.written() == before, (method, route, who)
                 if answer.status_code == 401:
                     assert "Bearer" in answer.headers["www-authenticate"]
@@ -323,8 +426,9 @@ def test_the_matrix_agrees_with_the_tables_of_rights(service: Service) -> None:
             ("administrator", rights.administrator),
         ):
             assert (row[who] == 403) == (may is May.NOT), (route, who)
-        # A foreign account is not there; what of it is everybody's may be.
-        others = {May.ALL: {200}, May.OWN: {200, 404}, May.NOT: {403}}
+        # A foreign account is not there; what of it is everybody's may be, or the caller asks for
+        # himself.
+        others = {May.ALL: {200}, May.OWN: {200, 201, 404}, May.NOT: {403}}
         assert row["other user"] in others[rights.user], route
         assert row["key of another application"] == (200 if rights is KNOWN else 403), route
         out_of_scope = 403 if rights.service in {May.SCOPE, May.NOT} else 200
@@ -512,7 +616,7 @@ def signed(secret: str = SECRET_KEY, *, algorithm: str = "HS256", **change: Any)
     kid = jwt.get_unverified_header(tokens().issue("alice"))["kid"]
     return jwt.encode(
         {name: value for name, value in claims.items() if value is not None},
-        None if algorithm == "none" else secret,
+        "" if algorithm == "none" else secret,
         algorithm=algorithm,
         headers={"kid": kid},
     )

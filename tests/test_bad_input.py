@@ -17,15 +17,19 @@ from sqlalchemy.engine import Engine
 from builders import query
 from serving import OPERATOR, PASSWORD, Served, kind, serving
 from shared_ledger import SHARED
+from shared_ledger.apps import crowdfunding
 from shared_ledger.cli.options import load_services
 from shared_ledger.embedded import Cluster
+from shared_ledger.service.authorisation import May, with_own
 from shared_ledger.service.bodies import MAX_BATCH_BYTES
 from shared_ledger.service.direct import MAX_BODY_BYTES
 from shared_ledger.service.service import MAX_APPLICATION_BODY_BYTES
 from shared_ledger.settings import Settings
+from spark_served import quiet, simulate
 
 BESIDE = load_services(Settings())
 PATHS = ["", *(service.path for service in BESIDE)]
+RIGHTS = {"": with_own({})} | {service.path: with_own(service.rights) for service in BESIDE}
 CONTENT = "/api/v1/content/content"
 JSON = "application/json"
 HUGE = "9" * 5_000
@@ -33,10 +37,14 @@ VALUES: tuple[Any, ...] = (None, True, 1, 1.5, 1.0, "1", "text", [], {})
 
 
 @pytest.fixture
-async def served(cluster: Cluster, schema: str, engine: Engine) -> AsyncIterator[Served]:
+async def served(
+    cluster: Cluster, schema: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Served]:
+    simulate(monkeypatch)
     async with serving(
         cluster.url, schema, engine, application=SHARED, beside=BESIDE, rate_limit_service=""
     ) as served:
+        await quiet(served)
         yield served
 
 
@@ -59,16 +67,21 @@ async def routes(served: Served, service: str) -> AsyncIterator[Asked]:
     root = served.user("root", is_admin=True)
     document = (await served.client.get(f"{service}/openapi.json")).json()
     components = document["components"]
+    if service == crowdfunding.SERVICE.path:
+        # Whoever calls takes part from then on, whatever he asks.
+        await served.client.get(f"{service}/dashboard", headers=root)
+        await quiet(served)
     before = rows(served)
     for path, methods in document["paths"].items():
-        for operation in methods.values():
+        for method, operation in methods.items():
             content = operation.get("requestBody", {}).get("content", {})
             if JSON in content:
                 schema = components["schemas"][content[JSON]["schema"]["$ref"].rpartition("/")[2]]
                 values = {p["name"]: p["example"] for p in operation.get("parameters", ())}
+                rights = RIGHTS[service][method.upper(), path]
                 yield Asked(
                     service + path.format(**values),
-                    root if path.startswith("/admin") else OPERATOR,
+                    root if rights and rights.service is May.NOT else OPERATOR,
                     content[JSON]["example"],
                     schema | {"components": components},
                     limit_of(path),

@@ -149,7 +149,7 @@ def test_what_was_done_is_counted_for_prometheus(desk: Desk) -> None:
     ledgers = [desk.ledger(), desk.ledger()]
     for ledger in ledgers:
         ledger.balance("ada")
-    metrics = Metrics(lambda: 0, lambda: [ledger.cache_counts for ledger in ledgers])
+    metrics = Metrics(lambda: ledgers)
     shown = generate_latest(metrics.registry).decode()
     assert "shared_ledger_cache_hits_total 1.0" in shown
     assert "shared_ledger_cache_misses_total 1.0" in shown

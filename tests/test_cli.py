@@ -543,6 +543,7 @@ def served(folder: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     def start(*arguments: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [sys.executable, "-m", "shared_ledger.cli", "serve", "--port", "0", *arguments],
+            env=os.environ | {"LOG_LEVEL": "warning"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

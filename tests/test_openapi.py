@@ -78,6 +78,20 @@ IDS_OF = {
         "cancel_order",
         "refund_order",
     },
+    "crowdfunding": {
+        "get_token",
+        "begin_campaign",
+        "show_campaign",
+        "follow_campaign",
+        "list_campaigns",
+        "donate",
+        "deposit",
+        "withdraw",
+        "show_invoice",
+        "show_dashboard",
+        "pay_as_outsider",
+        "ask_as_outsider",
+    },
 }
 
 

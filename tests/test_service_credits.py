@@ -1116,7 +1116,7 @@ async def counted(client: httpx.AsyncClient) -> dict[str, float]:
     counts = {}
     for line in (await client.get("/metrics")).text.splitlines():
         for name in ("entries", "replays", "refusals"):
-            if line.startswith(f"shared_ledger_{name}_total{{"):
+            if line.startswith(f"shared_ledger_{name}_total{{") and not line.endswith(" 0.0"):
                 labels, _, value = line.partition("{")[2].rpartition(" ")
                 words = [label.split("=")[1].strip('"}') for label in labels.split(",")][1:]
                 counts[" ".join((name, *words))] = float(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -23,12 +24,12 @@ from starlette.responses import Response
 from builders import assert_sound, balances, eventually, fund, query
 from serving import OPERATOR, PASSWORD, SERVICES, Served, kind, serving
 from shared_ledger import SHARED
-from shared_ledger.apps import content
+from shared_ledger.apps import content, crowdfunding
 from shared_ledger.embedded import Cluster
 from shared_ledger.errors import ConfigurationError
 from shared_ledger.migrations import migrate
 from shared_ledger.service import OPEN, Call, RightsTable, Service, called, create_app
-from shared_ledger.service.authorisation import KNOWN
+from shared_ledger.service.authorisation import KNOWN, May
 from shared_ledger.service.service import plain
 from shared_ledger.settings import Settings
 
@@ -51,7 +52,7 @@ class Program:
                 *(sys.executable, "-m", "uvicorn", "--port", "0"),
                 f"shared_ledger.apps.{service.application.name}.main:app",
             ],
-            env={**_without_settings(), **environment},
+            env={**_without_settings(), "LOG_FORMAT": "json", **environment},
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -121,11 +122,17 @@ def test_a_service_alone_serves_its_routes_at_the_root(
         assert client.get("/docs").status_code == 200
         post = {"operation": "CREDIT_ADD", "owner_id": "user1", "nonce": "n"}
         assert client.post("/ledger", json=post).json()["app"] == service.application.name
-        lists = [path for method, path in service.rights if method == "GET" and "{" not in path]
-        for path in lists:
-            taken = {each["name"] for each in described["paths"][path]["get"]["parameters"]}
-            whose = {"owner_id": "user1"} if "owner_id" in taken else None
+        asked = 0
+        for (method, path), rights in service.rights.items():
+            if method != "GET" or "{" in path or (rights and rights.service is May.NOT):
+                continue
+            taken = described["paths"][path]["get"]["parameters"]
+            if any(each["required"] for each in taken):
+                continue
+            whose = {"owner_id": "user1"} if "owner_id" in {p["name"] for p in taken} else None
             assert client.get(path, params=whose).status_code == 200
+            asked += 1
+        assert asked
     program.end()
     assert not any("Traceback" in line for line in program.said)
 
@@ -144,6 +151,34 @@ def test_a_wrong_setting_ends_the_start_with_one_line(start: Start, what: str) -
     assert program.ended() == 1
     (line,) = program.said
     assert line.startswith(f"shared-ledger: {begins}")
+
+
+WRONG_OWN: dict[str, tuple[dict[str, str], str]] = {
+    "a node that is none": ({"LIGHTNING_NODE": "hunter2"}, "LIGHTNING_NODE is simulated:, lnd+"),
+    "a simulated one in production": (
+        {
+            "LIGHTNING_NODE": "simulated:",
+            "ENVIRONMENT": "production",
+            "SECRET_KEY": "0123456789abcdef" * 2,
+        },
+        "LIGHTNING_NODE is simulated:, which is money that nobody has",
+    ),
+    "a time that is none": ({"PAY_TIMEOUT_S": "soon"}, "PAY_TIMEOUT_S: Input should be a valid "),
+    "a time that is over": ({"PAY_TIMEOUT_S": "-1"}, "PAY_TIMEOUT_S: Input should be greater "),
+    "a context that nobody knows": ({"SHARED_LEDGER_CONTEXTS": "shop"}, "Satoshi Spark has no "),
+}
+
+
+@pytest.mark.parametrize("what", WRONG_OWN)
+def test_a_wrong_setting_of_its_own_ends_the_start_with_one_line(
+    start: Start, data: Path, what: str
+) -> None:
+    environment, begins = WRONG_OWN[what]
+    program = start(crowdfunding.SERVICE, SHARED_LEDGER_DATA=str(data), **environment)
+    assert program.ended() != 0
+    (line,) = _errors(program)
+    assert line.startswith(f"shared-ledger: {begins}")
+    assert "hunter2" not in line
 
 
 def test_a_database_that_is_not_migrated_ends_the_start_with_one_line(
@@ -175,9 +210,11 @@ def test_a_database_that_cannot_be_reached_ends_the_start_with_one_line(
 
 def _errors(program: Program) -> list[str]:
     """What a program said beside the stages of its start, each of which uvicorn tells."""
-    stages = ("INFO:", "ERROR:    Application startup failed")
+    logged = [json.loads(line) for line in program.said]
     return [
-        line.removeprefix("ERROR:").strip() for line in program.said if not line.startswith(stages)
+        line["event"]
+        for line in logged
+        if line["level"] != "info" and not line["event"].startswith("Application startup failed")
     ]
 
 

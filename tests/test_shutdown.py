@@ -46,6 +46,7 @@ class Service:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "shared_ledger.cli", "serve", "--port", "0", "--json"],
             env={name: value for name, value in os.environ.items() if name != "DATABASE_URL"}
+            | {"LOG_LEVEL": "warning"}
             | environment,
             cwd=folder,
             stdout=subprocess.PIPE,

@@ -97,6 +97,8 @@ def make_engine(url: str, *, pool_size: int = 5, wait_s: float = 30) -> Engine:
         pool_size=pool_size,
         pool_timeout=wait_s,
         pool_pre_ping=True,
+        # An error shows the statement, and not what somebody wrote into it.
+        hide_parameters=True,
     )
 
 
@@ -108,4 +110,5 @@ def make_async_engine(url: str, *, pool_size: int = 5, wait_s: float = 30) -> As
         pool_size=pool_size,
         pool_timeout=wait_s,
         pool_pre_ping=True,
+        hide_parameters=True,
     )

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 from collections import ChainMap
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from datetime import datetime
@@ -62,7 +62,13 @@ from shared_ledger.operations import CREDITS, Application, OperationT
 from shared_ledger.reader import Answer, Question, Reader
 from shared_ledger.requests import command_of, command_of_request, entry_of, hold_of
 from shared_ledger.schema import DEFAULT_SCHEMA, book_tables
-from shared_ledger.transaction import Announcer, post_within, quote_of, quote_within
+from shared_ledger.transaction import (
+    Announcer,
+    Outcomes,
+    post_within,
+    quote_of,
+    quote_within,
+)
 from shared_ledger.writer import LANES, MAX_BATCH, MAX_QUEUE, BatchReport, Writer
 
 if TYPE_CHECKING:
@@ -103,6 +109,9 @@ class Ledger(Generic[OperationT]):
         in each lane before ``LedgerOverloaded``.
     observe
         Called after each batch by the thread that wrote it, for metrics.
+    observe_in
+        The same for ``post_in``: called right before its transaction is committed, and when it
+        refuses something.
     cache, cache_ttl_s
         The URL of a Redis in which present balances are kept, for so many seconds at most (3,600);
         needs the package ``redis``. What it promises is in ``docs/cache.md``.
@@ -127,6 +136,7 @@ class Ledger(Generic[OperationT]):
         max_batch: int = MAX_BATCH,
         max_queue: int = MAX_QUEUE,
         observe: Callable[[BatchReport], None] | None = None,
+        observe_in: Callable[[Outcomes], None] | None = None,
         cache: str | None = None,
         cache_ttl_s: float = 5,
     ) -> None:
@@ -155,7 +165,7 @@ class Ledger(Generic[OperationT]):
             forget=self._cache.forget if self._cache else None,
         )
         self._reader = Reader(lambda: self._database.store(schema), self._cache)
-        self._announcers = _announcers(self._cache) if self._cache else (None, None)
+        self._announcers = _announcers(self._cache, observe_in)
         # What never changes of the holds that were placed here: a capture need not look it up.
         self._placed: dict[int, Hold] = {}
 
@@ -168,6 +178,11 @@ class Ledger(Generic[OperationT]):
     def queued(self) -> int:
         """How many postings wait or are being written."""
         return self._writer.queued
+
+    @property
+    def queue_fullness(self) -> float:
+        """How full the fullest queue of postings is, from 0 to 1, where more are refused."""
+        return self._writer.fullness
 
     @property
     def closed(self) -> bool:
@@ -290,7 +305,7 @@ class Ledger(Generic[OperationT]):
             What the database raises in the caller's transaction.
         """
         announcer, _ = self._announcers
-        if announcer is not None:
+        if self._cache is not None:
             self._writer.check_open()
         return _done(post_within(connection, self.tables, self.application, request, announcer))
 
@@ -311,7 +326,7 @@ class Ledger(Generic[OperationT]):
         if isinstance(connection, AsyncSession):
             connection = await connection.connection()
         _, announcer = self._announcers
-        if announcer is not None:
+        if self._cache is not None:
             self._writer.check_open()
         return _done(
             await connection.run_sync(
@@ -636,9 +651,30 @@ def _open_cache(url: str, book: str | None, ttl_s: float) -> Cache | None:
     return Cache(url, book, ttl_s=ttl_s)
 
 
-def _announcers(cache: Cache) -> tuple[Announcer, Announcer]:
-    """Return who blocks accounts before a commit, and who does so without blocking a loop."""
-    return Announcer(cache.block), Announcer(
+def _announcers(
+    cache: Cache | None, observe: Callable[[Outcomes], None] | None
+) -> tuple[Announcer | None, Announcer | None]:
+    """Return who tells of what was posted before a commit, and who does so on an event loop."""
+    if cache is None and observe is None:
+        return None, None
+
+    def telling(block: Callable[[Collection[AccountKey]], None] | None) -> Announcer:
+        def tell(outcomes: Outcomes) -> None:
+            if block is not None:
+                done = [command for command, result in outcomes if not isinstance(result, Refusal)]
+                if keys := {key for command in done for key in command.keys}:
+                    block(tuple(keys))
+            if observe is not None:
+                try:
+                    observe(outcomes)
+                except Exception:  # noqa: BLE001  # Whoever only watches undoes no transaction.
+                    _log.exception("the observer of a transaction failed")
+
+        return Announcer(tell)
+
+    if cache is None:
+        return telling(None), telling(None)
+    return telling(cache.block), telling(
         lambda keys: await_only(asyncio.to_thread(cache.block, keys))
     )
 

@@ -8,7 +8,7 @@ the system accounts included, which every other writer needs: commit soon.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import count
 from typing import Any
@@ -43,30 +43,43 @@ from shared_ledger.sql import statements, text_array
 _MORE_IDS = 10
 
 
+Outcomes = Sequence[tuple[AnyCommand, Decided]]
+
+
 class Announcer:
-    """Tells of the accounts that callers' transactions change, right before each is committed."""
+    """Tells what was posted in callers' transactions, right before each is committed."""
 
-    def __init__(self, tell: Callable[[Collection[AccountKey]], None]) -> None:
+    def __init__(self, tell: Callable[[Outcomes], None]) -> None:
         self._tell = tell
-        self._changed: WeakKeyDictionary[Connection, set[AccountKey]] = WeakKeyDictionary()
+        self._posted: WeakKeyDictionary[Connection, list[tuple[AnyCommand, Decided]]]
+        self._posted = WeakKeyDictionary()
 
-    def add(self, connection: Connection, keys: Iterable[AccountKey]) -> None:
-        """Tell of these accounts before the connection's next commit.
+    def add(self, connection: Connection, command: AnyCommand, result: Decided) -> None:
+        """Tell of this before the connection's next commit, unless all is rolled back before.
 
-        After a rollback it is told of them at the next one, which does no harm.
+        Of a refusal it is told at once: nothing of it is committed. What only a savepoint takes
+        back is told all the same.
         """
-        changed = self._changed.get(connection)
-        if changed is None:
-            changed = self._changed[connection] = set()
+        if isinstance(result, Refusal):
+            self._tell(((command, result),))
+            return
+        posted = self._posted.get(connection)
+        if posted is None:
+            posted = self._posted[connection] = []
             event.listen(connection, "commit", self._commit)
             event.listen(connection, "commit_twophase", self._commit)
-        changed.update(keys)
+            event.listen(connection, "rollback", self._rollback)
+            event.listen(connection, "rollback_twophase", self._rollback)
+        posted.append((command, result))
 
     def _commit(self, connection: Connection, *_: object) -> None:
-        changed = self._changed[connection]
-        if changed:
-            self._tell(tuple(changed))
-            changed.clear()
+        posted = self._posted[connection]
+        if posted:
+            self._tell(tuple(posted))
+            posted.clear()
+
+    def _rollback(self, connection: Connection, *_: object) -> None:
+        self._posted[connection].clear()
 
 
 def post_within(
@@ -78,7 +91,7 @@ def post_within(
 ) -> Decided:
     """Decide and write one request in the executor's transaction; begins one if there is none.
 
-    The ``announcer`` tells of the accounts when it is committed.
+    The ``announcer`` tells of it when it is committed.
 
     Raises
     ------
@@ -89,8 +102,8 @@ def post_within(
     transaction = _Transaction(connection, tables)
     command = transaction.command_of(application, request)
     result = transaction.post(command)
-    if announcer is not None and not isinstance(result, Refusal):
-        announcer.add(connection, command.keys)
+    if announcer is not None:
+        announcer.add(connection, command, result)
     return result
 
 

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from shared_ledger.book import AccountKey
 from shared_ledger.commands import AnyCommand, AtomicCommand, GroupCommand
@@ -34,6 +34,7 @@ from shared_ledger.errors import (
     RejectedByDatabase,
 )
 from shared_ledger.group import Queue, Waiting, answer
+from shared_ledger.origin import ORIGIN
 from shared_ledger.store import Conflict, Rejected, Store, Unreachable
 
 _log = logging.getLogger("shared_ledger.writer")
@@ -52,30 +53,56 @@ MAX_CONFLICTS = 20
 CAREFUL_BATCHES = 8
 
 
+class Job(Protocol):
+    """What one caller submitted to a lane."""
+
+    @property
+    def commands(self) -> Sequence[AnyCommand]:
+        """What is to be written."""
+        ...
+
+    @property
+    def origin(self) -> object:
+        """What ``ORIGIN`` was where it was submitted."""
+
+    @property
+    def queued_at(self) -> float:
+        """When that was, by the monotonic clock."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class BatchReport:
-    """What a lane did with one batch, for metrics."""
+    """What a lane did with one batch, for metrics.
+
+    The lane took the jobs at ``began``, by the monotonic clock, and had done with them ``seconds``
+    later; ``queued`` commands are left.
+    """
 
     outcomes: Sequence[Decided]
     commands: Sequence[AnyCommand]
     seconds: float
     queued: int
+    jobs: Sequence[Job]
+    began: float
 
 
 class _Single(Waiting[Decided]):
     """One command of one coroutine, which waits."""
 
-    __slots__ = ("commands",)
+    __slots__ = ("commands", "origin", "queued_at")
 
     def __init__(self, command: AnyCommand) -> None:
         super().__init__()
         self.commands = (command,)
+        self.origin = ORIGIN.get()
+        self.queued_at = time.monotonic()
 
 
 class _Part:
     """The commands of a batch that go to one lane."""
 
-    __slots__ = ("commands", "positions", "whole")
+    __slots__ = ("commands", "origin", "positions", "queued_at", "whole")
 
     def __init__(
         self, commands: Sequence[AnyCommand], positions: Sequence[int] | None, whole: _Whole
@@ -83,6 +110,8 @@ class _Part:
         self.commands = commands
         self.positions = positions
         self.whole = whole
+        self.origin = ORIGIN.get()
+        self.queued_at = time.monotonic()
 
 
 class _Whole:
@@ -187,7 +216,7 @@ class _Lane(threading.Thread):
         if self._observe is not None:
             seconds = time.monotonic() - began
             try:
-                self._observe(BatchReport(outcomes, commands, seconds, self.queued))
+                self._observe(BatchReport(outcomes, commands, seconds, self.queued, jobs, began))
             except Exception:  # noqa: BLE001  # Whoever only watches leaves no caller waiting.
                 _log.exception("the observer of the writer failed")
         if self._forget is not None:
@@ -384,6 +413,11 @@ class Writer:
     def queued(self) -> int:
         """How many commands wait or are being written."""
         return sum(lane.queued for lane in self._lanes)
+
+    @property
+    def fullness(self) -> float:
+        """How full the fullest queue is, from 0 to 1; a batch may be larger than a queue."""
+        return max(lane.queued for lane in self._lanes) / self._max_queue
 
     def submit(self, commands: Sequence[AnyCommand]) -> Future[list[Decided]]:
         """Queue commands; the future gives an outcome for each, in order.

@@ -13,6 +13,7 @@ import hmac
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import ParamSpec, TypeVar
 
 from shared_ledger.access.callers import Caller
@@ -73,9 +74,10 @@ class Gate:
         return await self._caller(_digest(b"token", token), token, self._user)
 
     async def run(self, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        """Call the store in a thread."""
+        """Call the store in a thread; what it logs is logged for the same request."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, lambda: call(*args, **kwargs))
+        context = copy_context()
+        return await loop.run_in_executor(self._threads, lambda: context.run(call, *args, **kwargs))
 
     def forget(self, key_id: str) -> None:
         """Look a key up again before it is used: it was changed here."""

@@ -14,7 +14,7 @@ from shared_ledger.service.authorisation import (
 )
 from shared_ledger.service.calls import Call, called
 from shared_ledger.service.problems import ServiceRefusal
-from shared_ledger.service.service import Service
+from shared_ledger.service.service import Service, Serving
 
 __all__ = [
     "ADMIN",
@@ -28,6 +28,7 @@ __all__ = [
     "RightsTable",
     "Service",
     "ServiceRefusal",
+    "Serving",
     "alone",
     "called",
     "create_app",

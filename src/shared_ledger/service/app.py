@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from functools import partial
 from threading import Event
 from typing import Any
 
@@ -13,6 +14,7 @@ from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from sqlalchemy.engine import Engine
+from starlette.datastructures import State
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
@@ -34,19 +36,29 @@ from shared_ledger.service.authorisation import (
 from shared_ledger.service.body_limit import LimitedBodies
 from shared_ledger.service.calls import application_engine
 from shared_ledger.service.direct import DirectRoute, DirectRoutes
+from shared_ledger.service.figures import shown, system_accounts
 from shared_ledger.service.head import HeadRequests
 from shared_ledger.service.headers import SafeHeaders
-from shared_ledger.service.metrics import MeasuredRequests, Metrics
+from shared_ledger.service.lags import lags_of
+from shared_ledger.service.metrics import Metrics
 from shared_ledger.service.mounts import Mounts
+from shared_ledger.service.observed import ObservedRequests
+from shared_ledger.service.observers import Observers
 from shared_ledger.service.openapi import describe
 from shared_ledger.service.pages import add_pages
 from shared_ledger.service.parameters import check_query
 from shared_ledger.service.rates import RateLimits
 from shared_ledger.service.readiness import Readiness
-from shared_ledger.service.service import MAX_APPLICATION_BODY_BYTES, Service, plain
+from shared_ledger.service.service import (
+    MAX_APPLICATION_BODY_BYTES,
+    Service,
+    Serving,
+    plain,
+)
 from shared_ledger.service.sweeper import sweeping
 from shared_ledger.service.users import Doorkeeper
 from shared_ledger.settings import Settings
+from shared_ledger.writer import BatchReport
 
 
 def create_app(
@@ -56,12 +68,14 @@ def create_app(
     beside: Sequence[Service] = (),
     on_ready: Callable[[Ledger[Any]], None] = lambda _: None,
     more_routes: Sequence[DirectRoute] = (),
+    observers: Observers | None = None,
 ) -> FastAPI:
     """Make the application of a service at the root; its ledger is open while it runs.
 
     ``beside`` are served below ``/api/v1/``, each with its own ledger on the same book.
     ``on_ready`` is called with the root's ledger when requests can be answered; ``more_routes`` are
-    served beside the ledger's own at the root, and ask nobody for credentials.
+    served beside the ledger's own at the root, and ask nobody for credentials. ``observers`` are
+    told of requests; without them none is logged.
 
     Raises
     ------
@@ -70,11 +84,9 @@ def create_app(
         setting is no limit.
     """
     root = served if isinstance(served, Service) else plain(served)
-    metrics = Metrics(
-        lambda: sum(ledger.queued for ledger in ledgers.values()),
-        lambda: [ledger.cache_counts for ledger in ledgers.values()],
-    )
+    observers = observers or Observers()
     ledgers: dict[str, Ledger[Any]] = {}
+    metrics = _metrics([root, *beside], settings, ledgers, lambda: app.state)
     counts = Counts(settings.cache_url)
     rates = RateLimits(settings, counts)
     leaving = Event()
@@ -88,7 +100,8 @@ def create_app(
                     settings.url,
                     data=settings.shared_ledger_data,
                     schema=settings.shared_ledger_schema,
-                    observe=metrics.batch,
+                    observe=partial(_observe, metrics, observers),
+                    observe_in=metrics.entries.posted,
                     cache=settings.cache_url,
                     cache_ttl_s=settings.cache_ttl_s,
                 )
@@ -112,13 +125,14 @@ def create_app(
                 part.state.readiness = readiness
             closing = opened.pop_all()
         try:
-            on_ready(ledger)
-            async with sweeping(ledger, settings.sweep_interval_s):
+            async with _running(parts, ledger, metrics, settings, leaving):
+                on_ready(ledger)
                 yield
         finally:
             leaving.set()
             await asyncio.to_thread(closing.close)
             await counts.close()
+            await observers.close()
 
     parts = {root: _made(root, settings, metrics, lifespan, more_routes)}
     mounted: dict[str, FastAPI] = {}
@@ -131,8 +145,9 @@ def create_app(
     production = settings.environment == "production"
 
     def outermost(inner: ASGIApp) -> ASGIApp:
-        measured = HeadRequests(MeasuredRequests(Mounts(inner, mounted), metrics))
-        return SafeHeaders(measured, production=production, leaving=leaving.is_set)
+        safe = SafeHeaders(Mounts(inner, mounted), production=production, leaving=leaving.is_set)
+        observed = ObservedRequests(observers.around(safe), metrics.requests, observers.requests)
+        return HeadRequests(observed)
 
     _surround(app, outermost)
     return app
@@ -160,6 +175,8 @@ def _made(
     )
     app.state.development = settings.environment == "development"
     app.state.rights = rights = with_own(service.rights)
+    app.state.registered = service.registered
+    app.state.metrics = metrics
     problems.install(app)
     add_pages(app)
     for router in routes.ROUTERS:
@@ -205,8 +222,11 @@ def _made(
         response_class=Response,
         openapi_extra=documentation.METRICS,
     )
-    async def show_metrics() -> Response:
+    async def show_metrics(request: Request) -> Response:
         """Show what is counted and timed, as Prometheus reads it."""
+        readiness: Readiness = request.app.state.readiness
+        found, _ = await asyncio.gather(readiness.present(), metrics.measured.refresh())
+        metrics.saw(found.facts)
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     own = [route for router in (*routes.ROUTERS, *service.routers) for route in router.routes]
@@ -216,6 +236,40 @@ def _made(
     _surround(app, lambda inner: DirectRoutes(inner, [*direct, *more_routes]))
     describe(app, service, rights, [*app.routes, *own])
     return app
+
+
+@asynccontextmanager
+async def _running(
+    parts: Mapping[Service, FastAPI],
+    ledger: Ledger[Any],
+    metrics: Metrics,
+    settings: Settings,
+    leaving: Event,
+) -> AsyncIterator[None]:
+    """Run what runs beside the routes."""
+    async with AsyncExitStack() as running:
+        await running.enter_async_context(
+            metrics.measured.of(ledger.url, settings.shared_ledger_schema)
+        )
+        await running.enter_async_context(metrics.watching())
+        for service, part in parts.items():
+            await running.enter_async_context(_alive(service, part, settings, leaving))
+        await running.enter_async_context(sweeping(ledger, settings.sweep_interval_s))
+        yield
+
+
+@asynccontextmanager
+async def _alive(
+    service: Service, part: FastAPI, settings: Settings, leaving: Event
+) -> AsyncIterator[None]:
+    """Run what a service runs beside its routes."""
+    if service.lifespan is None:
+        part.state.own = None
+        yield
+        return
+    serving = Serving(part.state.ledger, settings, leaving.is_set)
+    async with service.lifespan(serving) as part.state.own:
+        yield
 
 
 def _migrate(service: Service, url: str, engine: Engine, settings: Settings) -> None:
@@ -260,6 +314,30 @@ def _tokens(settings: Settings) -> Tokens:
 
 def _token(settings: Settings) -> str:
     return settings.api_token.get_secret_value()
+
+
+def _metrics(
+    services: Sequence[Service],
+    settings: Settings,
+    ledgers: Mapping[str, Ledger[Any]],
+    state: Callable[[], State],
+) -> Metrics:
+    schema = settings.shared_ledger_schema
+    figures = [system_accounts(schema), *(each for one in services for each in one.figures)]
+    lags = lags_of(tables for service in services for tables in service.message_tables)
+    metrics = Metrics(
+        ledgers.values,
+        lambda: state().engine.pool if hasattr(state(), "engine") else None,
+        [lags, *map(shown, figures)],
+    )
+    for service in services:
+        metrics.entries.begin(service.application)
+    return metrics
+
+
+def _observe(metrics: Metrics, observers: Observers, report: BatchReport) -> None:
+    metrics.entries.batch(report)
+    observers.batch(report)
 
 
 def _operation_id(route: APIRoute) -> str:

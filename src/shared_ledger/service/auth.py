@@ -40,7 +40,7 @@ async def caller_of(request: Request) -> Caller:
         If very many wrong ones came from there.
     """
     try:
-        return await _caller(request)
+        caller = await _caller(request)
     except CredentialsRefused as refused:
         if refused.given:
             # Only wrong ones are counted: who has the right ones may share the address.
@@ -54,6 +54,9 @@ async def caller_of(request: Request) -> Caller:
                 request.client.host if request.client else "unknown",
             )
         raise
+    # For the line of the request in the log.
+    request.scope["caller"] = caller.kind
+    return caller
 
 
 async def _caller(request: Request) -> Caller:

@@ -127,7 +127,7 @@ def _finished(node: Any, schemas: dict[str, Schema]) -> Any:
         done["maximum"] = min(int(done["maximum"]), INT64_MAX)
     if JSON in done and "example" not in done[JSON]:
         done[JSON]["example"] = _example(done[JSON]["schema"], schemas)
-    if done.get("in") == "path" and "example" not in done:
+    if done.get("in") in ("path", "query") and done["required"] and "example" not in done:
         done["example"] = _example(done["schema"], schemas)
     return done
 

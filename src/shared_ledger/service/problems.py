@@ -41,6 +41,7 @@ from shared_ledger.errors import (
     Refusal,
     ReversalExceedsEntry,
 )
+from shared_ledger.service.asked import asked_now
 from shared_ledger.service.methods import allowed
 
 PROBLEM_JSON = "application/problem+json"
@@ -127,11 +128,14 @@ def problem_of(error: LedgerError, **data: Any) -> Response:
 
 
 def unexpected() -> Response:
-    """Answer for what nobody foresaw: the log has it, the caller need not."""
+    """Answer for what nobody foresaw: the log has it under the request's id."""
+    asked = asked_now()
+    named: dict[str, Any] = {} if asked is None else {"request_id": asked.request_id}
     return problem(
         HTTPStatus.INTERNAL_SERVER_ERROR,
         "internal_error",
         "The service failed; its log says why.",
+        **named,
     )
 
 

@@ -79,7 +79,7 @@ class Readiness:
 
     async def answer(self) -> Response:
         """Answer 200 with what is there, or 503 with what is wrong."""
-        found = await self._present()
+        found = await self.present()
         if found.wrong is None:
             return answer({"status": "ready", **found.facts})
         return problem(
@@ -96,7 +96,8 @@ class Readiness:
         self._thread.shutdown()
         self._engine.dispose()
 
-    async def _present(self) -> Found:
+    async def present(self) -> Found:
+        """Return what is found now, or was a moment ago."""
         if self._leaving.is_set():
             return Found("shutdown", "this process is about to end")
         if any(ledger.closed for ledger in self._served.values()):

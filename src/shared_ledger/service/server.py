@@ -23,8 +23,9 @@ from shared_ledger.ledger import Ledger
 from shared_ledger.operations import Application
 from shared_ledger.service.app import create_app
 from shared_ledger.service.connection import BoundedConnection
+from shared_ledger.service.observers import observers_of
 from shared_ledger.service.service import Service
-from shared_ledger.settings import Settings
+from shared_ledger.settings import Settings, levels_of
 
 # The threads that write wait for the interpreter up to this long at each turn. The default of 5 ms
 # is several times what a whole batch takes; shorter than this costs more than it gains.
@@ -53,7 +54,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def serve(
-    application: Application[Any],
+    application: Service | Application[Any],
     settings: Settings,
     *,
     beside: Sequence[Service] = (),
@@ -62,14 +63,16 @@ def serve(
 ) -> None:
     """Serve on the settings' host and port; SIGINT and SIGTERM end it, and answer what was taken.
 
-    ``listener`` is the port, if ``listen`` has opened it already.
+    ``listener`` is the port, if ``listen`` has opened it already. What this process logs goes where
+    the settings say from then on.
 
     Raises
     ------
     LedgerError
         If the port or the ledger cannot be opened.
     """
-    app = create_app(application, settings, beside=beside, on_ready=on_ready)
+    observers = observers_of(settings)
+    app = create_app(application, settings, beside=beside, on_ready=on_ready, observers=observers)
     run(app, settings, listener=listener)
 
 
@@ -95,7 +98,11 @@ def _server_of(app: FastAPI, settings: Settings) -> _Server:
         lifespan="off",
         access_log=False,
         server_header=False,
-        log_level="warning",
+        # Said in any case: uvicorn would believe whoever is on this machine.
+        proxy_headers=bool(settings.forwarded_allow_ips),
+        forwarded_allow_ips=settings.forwarded_allow_ips,
+        log_config=None,
+        log_level=levels_of(settings.log_levels).get("uvicorn", "warning"),
         backlog=BACKLOG,
         timeout_graceful_shutdown=GRACE_S,
     )

@@ -1,0 +1,61 @@
+"""A request as its log lines, its batch and its trace know it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from random import getrandbits
+from typing import NamedTuple
+
+from shared_ledger.origin import ORIGIN
+
+HEADER = b"x-request-id"
+"""Where a request's id comes from, if somebody before us gave it one, and where it is answered."""
+
+_SAFE = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+class Written(NamedTuple):
+    """When something of a request was put into the queue and written, in ns since 1970."""
+
+    queued_ns: int
+    begun_ns: int
+    ended_ns: int
+    commands: int
+    """How many were written together."""
+
+
+class Asked:
+    """One request that is being served.
+
+    Attributes
+    ----------
+    request_id
+        Its name: what the caller, or a proxy, said in ``X-Request-ID``, or a new one.
+    trace_id
+        The trace that it is a part of, in hexadecimal digits, if there is one.
+    written
+        The batches in which it was written; ``None`` if nobody wants to know.
+    """
+
+    __slots__ = ("request_id", "trace_id", "written")
+
+    def __init__(self, request_id: str) -> None:
+        self.request_id = request_id
+        self.trace_id: str | None = None
+        self.written: list[Written] | None = None
+
+
+def asked_now() -> Asked | None:
+    """Return the request that is served here, if one is."""
+    found = ORIGIN.get()
+    return found if isinstance(found, Asked) else None
+
+
+def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """Return the id that a request came with, or a new one if it has none that is safe to log."""
+    for name, value in headers:
+        if name == HEADER and _SAFE.fullmatch(value):
+            return value.decode("ascii")
+    # A name and no secret. After a fork the module's generator begins anew.
+    return f"{getrandbits(64):016x}"

@@ -1,0 +1,259 @@
+"""Logs of the service: a line for each thing that happens, on standard error.
+
+Everything is logged by the standard ``logging``; here it is decided what becomes of that, as JSON
+or for people. Each line names the request that was served meanwhile. Of a request itself there is
+one line, which goes a shorter way, because there are many.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TextIO, cast
+
+import msgspec
+import structlog
+from structlog.types import EventDict, Processor
+
+from shared_ledger.service.asked import Asked, asked_now
+from shared_ledger.settings import Settings, levels_of
+
+REQUESTS = "shared_ledger.requests"
+"""The part whose lines are those of requests."""
+FLUSH_S = 0.1
+"""How long the line of a request waits for others, to be written with them."""
+
+# What they say below a warning is about themselves, and may show what they were sent.
+_OTHERS = (
+    *("alembic", "asyncio", "httpcore", "httpx"),
+    *("nats", "opentelemetry", "sqlalchemy", "urllib3"),
+)
+_UVICORN = ("uvicorn", "uvicorn.error", "uvicorn.asgi")
+_ACCESS = "uvicorn.access"
+
+
+@dataclass(slots=True, eq=False)
+class Kind:
+    """What is alike of many requests, and is made into text once."""
+
+    method: str
+    route: str
+    status: int
+    caller: str
+    text: str = field(default="", init=False)
+
+
+_Line = Callable[[Kind, float, Asked], str]
+
+
+class RequestLog:
+    """Writes a line for each request: not at once, but with those that come shortly after."""
+
+    def __init__(self, lines: _Lines, line: _Line) -> None:
+        self._lines = lines
+        self._line = line
+
+    def write(self, kind: Kind, seconds: float, asked: Asked) -> None:
+        """Write the line of a request that was served on this event loop."""
+        self._lines.add(self._line(kind, seconds, asked))
+
+    def flush(self) -> None:
+        """Write what waits: the event loop is about to end."""
+        self._lines.flush()
+
+
+def configure(settings: Settings, stream: TextIO | None = None) -> RequestLog | None:
+    """Let everything that is logged in this process go to a stream, as the settings say.
+
+    Returns what writes the lines of requests, or ``None`` if they are not to be written.
+    """
+    # Only a program with windows has none.
+    stream = stream or cast("TextIO", sys.stderr)
+    lines = _Lines(stream)
+    render: Processor
+    if _format(settings) == "json":
+        render = structlog.processors.JSONRenderer(ensure_ascii=False)
+        line: _Line = _JsonLine()
+    else:
+        # Not rich's tracebacks: they show what variables hold.
+        render = structlog.dev.ConsoleRenderer(
+            colors=stream.isatty(),
+            exception_formatter=structlog.dev.plain_traceback,
+            pad_event_to=0,
+        )
+        line = _ConsoleLine(render)
+    handler = _Handler(lines)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[
+                structlog.stdlib.add_log_level,
+                structlog.stdlib.add_logger_name,
+                structlog.stdlib.ExtraAdder(),
+            ],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                *([structlog.processors.format_exc_info] if isinstance(line, _JsonLine) else []),
+                _completed,
+                render,
+            ],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(settings.log_level.upper())
+    _quieten(levels_of(settings.log_levels))
+    if not logging.getLogger(REQUESTS).isEnabledFor(logging.INFO):
+        return None
+    return RequestLog(lines, line)
+
+
+def _format(settings: Settings) -> str:
+    return settings.log_format or ("json" if settings.environment == "production" else "console")
+
+
+def _quieten(levels: dict[str, str]) -> None:
+    """Set the levels of the parts."""
+    least = max(logging.WARNING, logging.getLogger().level)
+    for name in _OTHERS:
+        logging.getLogger(name).setLevel(least)
+    for name in (*_UVICORN, _ACCESS):
+        # It has handlers of its own if it was started by its own command.
+        logging.getLogger(name).handlers = []
+        logging.getLogger(name).propagate = name != _ACCESS
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level.upper())
+
+
+def _completed(_: object, __: str, event: EventDict) -> EventDict:
+    """Say when it was and in which request, and put what every line has first."""
+    event.pop("color_message", None)  # uvicorn's, for terminals
+    first = {
+        "timestamp": _time(time.time()),
+        "level": event.pop("level"),
+        "logger": event.pop("logger"),
+        "event": event.pop("event"),
+    }
+    asked = asked_now()
+    if asked is not None:
+        event["request_id"] = asked.request_id
+        if asked.trace_id is not None:
+            event["trace_id"] = asked.trace_id
+    return {**first, **event}
+
+
+def _time(now: float) -> str:
+    return (
+        datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    )
+
+
+class _Lines:
+    """Lines on their way to a stream; may be added to by any thread."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._waiting: deque[str] = deque()
+        self._is_due = False
+
+    def add(self, line: str) -> None:
+        """Write a line soon; for an event loop's thread."""
+        self._waiting.append(line)
+        if not self._is_due:
+            self._is_due = True
+            asyncio.get_running_loop().call_later(FLUSH_S, self.flush)
+
+    def flush(self, last: str = "") -> None:
+        """Write what waits now, and one more line after that."""
+        self._is_due = False
+        self._stream.write("".join(self._taken()) + last)
+        self._stream.flush()
+
+    def _taken(self) -> Iterator[str]:
+        # Others may add meanwhile: what they add is not lost, whoever writes it.
+        while self._waiting:
+            try:
+                yield self._waiting.popleft()
+            except IndexError:
+                return
+
+
+class _Handler(logging.Handler):
+    """Writes what was logged at once, after the lines of requests that came before."""
+
+    def __init__(self, lines: _Lines) -> None:
+        super().__init__()
+        self._lines = lines
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one record."""
+        try:
+            self._lines.flush(self.format(record) + "\n")
+        except Exception:  # noqa: BLE001  # As every handler: whoever logs must not fail for it.
+            self.handleError(record)
+
+    def flush(self) -> None:
+        """Write the lines that wait; called when the program ends."""
+        self._lines.flush()
+
+
+class _JsonLine:
+    """Makes the lines of requests: what is alike of many is made once."""
+
+    def __init__(self) -> None:
+        self._millisecond = 0
+        self._begin = ""
+
+    def __call__(self, kind: Kind, seconds: float, asked: Asked) -> str:
+        """Return a request's line."""
+        millisecond = int(1_000 * time.time())
+        if millisecond != self._millisecond:
+            self._millisecond = millisecond
+            self._begin = f'{{"timestamp":"{_time(millisecond / 1_000)}"'
+        if not kind.text:
+            kind.text = _json_of(kind)
+        end = "}\n" if asked.trace_id is None else f',"trace_id":"{asked.trace_id}"}}\n'
+        return (
+            f'{self._begin}{kind.text}"duration_ms":{1_000 * seconds:.3f},'
+            f'"request_id":"{asked.request_id}"{end}'
+        )
+
+
+def _json_of(kind: Kind) -> str:
+    """Return what is alike of many lines, as members of an object between two others."""
+    alike = {
+        "level": "info",
+        "logger": REQUESTS,
+        "event": "request",
+        "method": kind.method,
+        "route": kind.route,
+        "status": kind.status,
+        "caller": kind.caller,
+    }
+    return f",{msgspec.json.encode(alike).decode()[1:-1]},"
+
+
+class _ConsoleLine:
+    """Makes the lines of requests for people."""
+
+    def __init__(self, render: structlog.dev.ConsoleRenderer) -> None:
+        self._render = render
+
+    def __call__(self, kind: Kind, seconds: float, asked: Asked) -> str:
+        """Return a request's line."""
+        event: EventDict = {
+            "timestamp": _time(time.time()),
+            "level": "info",
+            "event": f"{kind.method} {kind.route} {kind.status}",
+            "duration_ms": round(1_000 * seconds, 3),
+            "caller": kind.caller,
+            "request_id": asked.request_id,
+        }
+        if asked.trace_id is not None:
+            event["trace_id"] = asked.trace_id
+        return f"{self._render(None, '', event)}\n"

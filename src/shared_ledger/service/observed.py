@@ -1,0 +1,68 @@
+"""What is done with every request: it gets an id, is counted and timed, and logged in one line."""
+
+from __future__ import annotations
+
+import time
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from shared_ledger.origin import ORIGIN
+from shared_ledger.service.asked import HEADER, Asked, request_id_of
+from shared_ledger.service.logs import Kind, RequestLog
+from shared_ledger.service.request_metrics import RequestMetrics, Series
+
+METHODS = frozenset(("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"))
+"""Those that are told apart: a client may send any word."""
+
+ANONYMOUS = "anonymous"
+
+
+class ObservedRequests:
+    """ASGI middleware that does it, around those that add headers to every answer."""
+
+    def __init__(self, app: ASGIApp, metrics: RequestMetrics, log: RequestLog | None) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._log = log
+        self._kinds: dict[tuple[str, str, int, str], tuple[Kind, Series]] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began = time.perf_counter()
+        asked = Asked(request_id_of(scope["headers"]))
+        before = ORIGIN.set(asked)
+        status = 500
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"].append((HEADER, asked.request_id.encode()))
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noted)
+        finally:
+            ORIGIN.reset(before)
+            seconds = time.perf_counter() - began
+            method = scope["method"] if scope["method"] in METHODS else "other"
+            key = (method, route_of(scope), status, scope.get("caller", ANONYMOUS))
+            kind, series = self._kinds.get(key) or self._new(*key)
+            series.count(seconds)
+            if self._log is not None:
+                self._log.write(kind, seconds, asked)
+
+    def _new(self, method: str, route: str, status: int, caller: str) -> tuple[Kind, Series]:
+        kind = Kind(method, route, status, caller), self._metrics.series(method, route, status)
+        self._kinds[method, route, status, caller] = kind
+        return kind
+
+
+def route_of(scope: Scope) -> str:
+    """Return the pattern of the path of the route that served a request, never the path itself."""
+    route = scope.get("route")
+    # A path that no route knows has none, and must not become a label of its own.
+    return "unknown" if route is None else scope.get("root_path", "") + route.path

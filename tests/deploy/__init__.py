@@ -1,0 +1,1 @@
+"""Tests of `deploy/`: nginx, Prometheus' configuration, and the containers of compose.yaml."""

@@ -1,0 +1,22 @@
+"""Programs of the machine that tests run, or do without."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+# Where Debian puts servers, and an ordinary user's PATH does not look.
+PLACES = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin"])
+
+
+def program(name: str, package: str) -> str:
+    """Its path; without it the test is skipped, or fails where it must not be."""
+    found = shutil.which(name, path=PLACES)
+    if found is not None:
+        return found
+    sentence = f"there is no {name} (apt-get install {package})"
+    if f"SHARED_LEDGER_REQUIRE_{package.upper()}" in os.environ:
+        pytest.fail(sentence, pytrace=False)
+    pytest.skip(sentence)
