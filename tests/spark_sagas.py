@@ -557,15 +557,15 @@ class PaidOut(Collecting):
 
     async def play(self) -> None:
         await self.begin()
-        await self.spark.donate("bob", self.campaign_id, 120 * SAT, key=self.run)
+        await self.spark.donate("bob", self.campaign_id, self.goal, key=self.run)
         await self.world.work_off()
         await self.end()
 
     async def check(self, killed_at: str | None) -> None:
-        await self.assert_campaign("succeeded", 120 * SAT)
+        await self.assert_campaign("succeeded", self.goal)
         await self.assert_donation("bob", self.run, "registered")
-        await self.assert_changed("bob", -120 * SAT)
-        await self.assert_changed(self.creator, 120 * SAT)
+        await self.assert_changed("bob", -self.goal)
+        await self.assert_changed(self.creator, self.goal)
 
 
 class GivenBack(Collecting):
