@@ -19,13 +19,13 @@ import pytest
 START_TIMEOUT_S = 30
 
 
-def program(name: str, package: str = "prometheus") -> str:
+def program(name: str, package: str = "prometheus", required: str = "PROMETHEUS") -> str:
     """A program's path; without it the test is skipped, or fails where it must not be."""
     found = shutil.which(name)
     if found is not None:
         return found
     sentence = f"{name} is missing: `apt-get install {package}`"
-    if os.environ.get("CI") or os.environ.get("SHARED_LEDGER_REQUIRE_PROMETHEUS"):
+    if os.environ.get("CI") or os.environ.get(f"SHARED_LEDGER_REQUIRE_{required}"):
         pytest.fail(sentence, pytrace=False)
     pytest.skip(sentence)
 
@@ -40,7 +40,8 @@ def promtool(*arguments: str | Path, given: str | None = None) -> str:
 
 def amtool(*arguments: str | Path) -> str:
     """Run the tool of the Alertmanager; what it says if it finds nothing wrong."""
-    return _run([program("amtool", "prometheus-alertmanager"), *map(str, arguments)]).stdout
+    tool = program("amtool", "prometheus-alertmanager", "ALERTMANAGER")
+    return _run([tool, *map(str, arguments)]).stdout
 
 
 def _run(command: Sequence[str], given: str | None = None) -> subprocess.CompletedProcess[str]:

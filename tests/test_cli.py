@@ -585,12 +585,12 @@ def test_serve_starts_and_stops_the_embedded_database(
 ) -> None:
     process = served()
     assert process.stdout is not None
-    lines = [process.stdout.readline() for _ in range(9)]
+    lines = [process.stdout.readline() for _ in range(10)]
     assert re.search(r"service +http://127\.0\.0\.1:\d+", lines[1])
-    assert re.search(r"content +http://127\.0\.0\.1:\d+/api/v1/content/docs", lines[4])
-    assert re.search(r"ecommerce +http://127\.0\.0\.1:\d+/api/v1/ecommerce/docs", lines[5])
-    assert re.search(rf"database +embedded PostgreSQL \d+\.\d+ in {folder}/data", lines[6])
-    assert "x-token: secret-token" in lines[8]
+    for line, name in zip(lines[4:7], ("content", "ecommerce", "crowdfunding"), strict=True):
+        assert re.search(rf"{name} +http://127\.0\.0\.1:\d+/api/v1/{name}/docs", line)
+    assert re.search(rf"database +embedded PostgreSQL \d+\.\d+ in {folder}/data", lines[7])
+    assert "x-token: secret-token" in lines[9]
     assert (folder / "data/postgresql/postmaster.pid").exists()
     process.send_signal(signal.SIGTERM)
     assert process.communicate(timeout=30) == ("", "")

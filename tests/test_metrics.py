@@ -445,3 +445,25 @@ def test_verify_leaves_what_it_found_for_prometheus(
     second = found()
     assert second["agrees"] == 0
     assert second["disagreements"] > 0
+
+
+async def test_the_guide_names_every_metric_and_no_other(
+    cluster: Cluster,
+    schema: str,
+    engine: Engine,
+    redis_server: RedisServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    simulate(monkeypatch)
+    redis = SecretStr(redis_server.url)
+    async with serving(cluster.url, schema, engine, beside=SERVICES, redis_url=redis) as served:
+        await use(served)
+        await served.client.get(SCRAPED)
+        text = (await served.client.get(SCRAPED)).text
+    shown = set(re.findall(r"^# TYPE shared_ledger_(\w+)", text, re.MULTILINE))
+    guide = (Path(__file__).parent.parent / "docs" / "observability.md").read_text()
+    table = guide.partition("| metric |")[2].partition("\n\n")[0]
+    named = {
+        name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])
+    }
+    assert named == shown

@@ -9,6 +9,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -210,27 +211,33 @@ def _service(cluster: Cluster) -> Iterator[tuple[int, subprocess.Popen[str]]]:
     with socket.socket() as free:
         free.bind((HOST, 0))
         port = free.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "shared_ledger.bench.server"],
-        env={
-            **os.environ,
-            "ENVIRONMENT": "development",
-            "DATABASE_URL": cluster.url,
-            "SHARED_LEDGER_SCHEMA": SCHEMA,
-            "HOST": HOST,
-            "PORT": str(port),
-        },
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        if process.stdout is None or process.stdout.readline() != "ready\n":
-            raise LedgerError(f"the service ended with status {process.wait()}")
-        _wait_until_open(port)
-        yield port, process
-    finally:
-        process.terminate()
-        process.communicate()
+    environment = {
+        **os.environ,
+        "ENVIRONMENT": "development",
+        "DATABASE_URL": cluster.url,
+        "SHARED_LEDGER_SCHEMA": SCHEMA,
+        "HOST": HOST,
+        "PORT": str(port),
+        "LOG_FORMAT": "json",
+    }
+    command = [sys.executable, "-m", "shared_ledger.bench.server"]
+    # It has a line for each request, as in production; nobody wants to read them here.
+    with (
+        tempfile.TemporaryFile() as log,
+        subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=log, text=True
+        ) as process,
+    ):
+        try:
+            if process.stdout is None or process.stdout.readline() != "ready\n":
+                status = process.wait()
+                log.seek(0)
+                said = log.read().decode(errors="replace").strip()
+                raise LedgerError(f"the service ended with status {status}: {said}")
+            _wait_until_open(port)
+            yield port, process
+        finally:
+            process.terminate()
 
 
 def _wait_until_open(port: int) -> None:

@@ -18,6 +18,7 @@ from shared_ledger.bench.work import Work
 from shared_ledger.operations import SHARED
 from shared_ledger.service.app import create_app
 from shared_ledger.service.direct import DirectRoute, read_body
+from shared_ledger.service.observers import observers_of
 from shared_ledger.service.routes import decode_body, encode, ledger_of
 from shared_ledger.service.server import run
 from shared_ledger.settings import load_settings
@@ -52,6 +53,7 @@ def main() -> None:
         SHARED,
         settings,
         on_ready=lambda _: print("ready", flush=True),  # noqa: T201
+        observers=observers_of(settings),
         more_routes=[
             DirectRoute("/bare", bare, methods=["POST"]),
             DirectRoute("/burst", burst, methods=["POST"]),

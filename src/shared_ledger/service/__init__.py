@@ -13,6 +13,7 @@ from shared_ledger.service.authorisation import (
     RightsTable,
 )
 from shared_ledger.service.calls import Call, called
+from shared_ledger.service.figures import Figure
 from shared_ledger.service.problems import ServiceRefusal
 from shared_ledger.service.service import Service, Serving
 
@@ -24,6 +25,7 @@ __all__ = [
     "READ",
     "SERVICE",
     "Call",
+    "Figure",
     "Rights",
     "RightsTable",
     "Service",
