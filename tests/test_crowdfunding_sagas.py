@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
@@ -11,6 +12,7 @@ from shared_ledger.apps.crowdfunding.bitcoin.refusals import InvoiceRefused, Inv
 from shared_ledger.apps.crowdfunding.crowdfunding.refusals import CampaignOver, OwnCampaign
 from shared_ledger.apps.crowdfunding.dashboard.queries import view_dashboard_query
 from shared_ledger.apps.crowdfunding.dashboard.rebuilding import rebuild
+from shared_ledger.apps.crowdfunding.lightning.port import NodeInfo
 from shared_ledger.embedded import Cluster
 from sparking import Spark, spark_on
 
@@ -191,6 +193,23 @@ async def test_invoices_that_cannot_be_paid_from_here_are_refused(spark: Spark) 
             await request_withdrawal(
                 spark.engine, spark.node, account_id="bob", payment_request=request
             )
+
+
+async def test_a_deposit_is_no_withdrawal_whoever_the_node_says_it_is(
+    spark: Spark, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # LNbits signs with the key of the node behind it, of which there may be several.
+    deposit = await spark.invoice(await spark.fund("bob", 10 * SAT))
+    other = replace(await spark.node.info(), node_id="02" + "ab" * 32)
+
+    async def info() -> NodeInfo:
+        return other
+
+    monkeypatch.setattr(spark.node, "info", info)
+    with pytest.raises(InvoiceRefused, match="one of ours"):
+        await request_withdrawal(
+            spark.engine, spark.node, account_id="bob", payment_request=deposit.payment_request
+        )
 
 
 async def test_the_dashboard_can_be_made_anew(spark: Spark) -> None:

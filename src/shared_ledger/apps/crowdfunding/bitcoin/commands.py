@@ -44,6 +44,7 @@ from shared_ledger.messages import ConcurrentChange, Context, handles
 DEPOSIT_EXPIRES_IN_S = 3_600
 # So much has to be left of an invoice's time that the node can find a way.
 NEEDED_S = 10
+OURS = "is one of ours: a node does not pay itself"
 
 
 async def make_deposit(
@@ -114,6 +115,9 @@ async def request_withdrawal(
             )
             if await uow.withdrawals.find(invoice.payment_hash) is not None:
                 raise InvoiceUsed(invoice.payment_hash)
+            # A node that keeps books of its own would pay it, and tell of it as a receipt.
+            if await uow.deposits.find(invoice.payment_hash) is not None:
+                raise InvoiceRefused(OURS)
             withdrawal = Withdrawal.request(
                 command, payment_request, expires_on=invoice.expires_on, at=at
             )
@@ -138,7 +142,7 @@ def check_payable(invoice: DecodedInvoice, node: NodeInfo, *, at: datetime) -> i
     if (invoice.expires_on - at).total_seconds() < NEEDED_S:
         raise InvoiceRefused(f"has expired, on {invoice.expires_on:%Y-%m-%d %H:%M:%S} UTC")
     if invoice.payee_id == node.node_id:
-        raise InvoiceRefused("is one of ours: a node does not pay itself")
+        raise InvoiceRefused(OURS)
     return invoice.amount_msat
 
 
