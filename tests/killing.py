@@ -1,9 +1,10 @@
 """A program: plays one saga again and again, killed each time after another of its steps.
 
-``python killing.py URL SCHEMA SAGA LINE LINES`` plays it once to its end, which tells the steps, and
-then takes every ``LINES``-th of them, from the ``LINE``-th on. Each time it forks a process that
-first finishes and checks what the one before it has left, as a service does when it is started again,
-and then plays the saga under a new name until it kills itself. It prints the steps it was killed at.
+``python killing.py URL SCHEMA SAGA LINE LINES`` plays it once to its end, which tells the steps,
+and then takes every ``LINES``-th of them, from the ``LINE``-th on. Each time it forks a process
+that first finishes and checks what the one before it has left, as a service does when it is started
+again, and then plays the saga under a new name until it kills itself. It prints the steps it was
+killed at.
 """
 
 from __future__ import annotations
@@ -84,8 +85,8 @@ class Killing:
     @asynccontextmanager
     async def _world(self) -> AsyncIterator[tuple[Spark, World]]:
         with Ledger(CROWDFUNDING, self.url, schema=self.schema) as ledger:
-            async with engine_on(self.url, self.schema) as engine:
-                engine = engine.execution_options(compiled_cache=self._compiled)
+            async with engine_on(self.url, self.schema) as plain:
+                engine = plain.execution_options(compiled_cache=self._compiled)
                 spark = Spark(self.url, self.schema, engine, ledger)
                 async with world_of(spark) as world:
                     yield spark, world

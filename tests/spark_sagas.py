@@ -151,9 +151,7 @@ class WatchedNode(SimulatedNode):
 
     async def pay(self, payment_request: str, *, max_fee_msat: int, timeout_s: float) -> Payment:
         query(*self._asked, self.decode(payment_request).payment_hash)
-        return await super().pay(
-            payment_request, max_fee_msat=max_fee_msat, timeout_s=timeout_s
-        )
+        return await super().pay(payment_request, max_fee_msat=max_fee_msat, timeout_s=timeout_s)
 
 
 class World:
@@ -203,7 +201,8 @@ class World:
 
     def assert_watched(self) -> None:
         """The node was asked to pay each invoice once at most, and nothing ended too early."""
-        assert self.look("select payment_hash from {book}.asked group by 1 having count(*) > 1") == []
+        twice = "select payment_hash from {book}.asked group by 1 having count(*) > 1"
+        assert self.look(twice) == []
         assert self.look("select what from {book}.wrongs") == []
 
 
@@ -403,10 +402,10 @@ class HeardDeposit(Deposit):
         listening = asyncio.create_task(hear(self.spark.engines["bitcoin"], self.node))
         try:
             async with asyncio.timeout(60):
-                while self.node.heard is None:
+                while self.node.heard is None:  # noqa: ASYNC110  # It is counted in the node.
                     await asyncio.sleep(0.002)
                 await self.pay(await self.once("request", self.ask))
-                while self.node.heard < self._settled():
+                while self.node.heard < self._settled():  # noqa: ASYNC110
                     await asyncio.sleep(0.002)
         finally:
             listening.cancel()
@@ -659,8 +658,7 @@ class Withdrawal(Saga):
         assert view.fee == (self.plan.get("fee_msat", 1_000) if cost else 0)
         await self.assert_changed(self.name, -cost)
         held = self.world.look(
-            "select state from {book}.crowdfunding_accounting_reservations "
-            "where payment_hash = %s",
+            "select state from {book}.crowdfunding_accounting_reservations where payment_hash = %s",
             payment_hash,
         )
         assert held == {"succeeded": [("captured",)], "failed": [("released",)]}.get(state, [])

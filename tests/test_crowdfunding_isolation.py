@@ -103,9 +103,7 @@ async def test_each_context_needs_its_own_tables_alone(
             await saga.play()
             await saga.check(None)
         spark.assert_sound()
-        shown, _ = await view_campaigns_query(
-            spark.engines["crowdfunding"], limit=100, after=None
-        )
+        shown, _ = await view_campaigns_query(spark.engines["crowdfunding"], limit=100, after=None)
         assert len(shown) == sum(hasattr(kind, "goal") for kind in SAGAS)
         (handled,) = world.look("select count(*) from {book}.crowdfunding_dashboard_inbox")
         assert await rebuild(spark.engines["dashboard"]) == handled[0]

@@ -23,9 +23,7 @@ SAMPLES = json.loads((HERE / "data" / "crowdfunding-messages-v1.json").read_text
 KINDS = [
     kind
     for kind in vars(messages).values()
-    if isinstance(kind, type)
-    and issubclass(kind, Message)
-    and kind.__module__ == messages.__name__
+    if isinstance(kind, type) and issubclass(kind, Message) and kind.__module__ == messages.__name__
 ]
 
 

@@ -80,7 +80,8 @@ async def fill(spark: Spark, donors: int) -> str:
     query(
         spark.url,
         f"insert into {spark.schema}.{invoices.name} "
-        "(payment_hash, payment_request, preimage, is_own, expires_on, received_msat, settle_index) "
+        "(payment_hash, payment_request, preimage, is_own, expires_on, received_msat, "
+        "settle_index) "
         "values ('funds', '', '', true, clock_timestamp(), %s, 1)",
         donors * FUNDS,
     )
@@ -147,6 +148,7 @@ async def test_every_donor_of_many_has_his_money_back_exactly_once(
 def closed(spark: Spark) -> bool:
     """Whether the campaign has ended, and everybody was told."""
     rows = query(
-        spark.url, f"select 1 from {spark.schema}.crowdfunding_dashboard_campaigns where state <> 'open'"
+        spark.url,
+        f"select 1 from {spark.schema}.crowdfunding_dashboard_campaigns where state <> 'open'",
     )
     return bool(rows)

@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 from pydantic import ValidationError
 from sqlalchemy.engine import Engine
 
@@ -330,11 +331,15 @@ def test_a_setting_that_cannot_be_is_refused(name: str, value: str, says: str) -
         Settings(**{name: value})  # type: ignore[arg-type]  # wrong on purpose
 
 
-def test_uvicorns_own_log_of_requests_is_off(log: Log) -> None:
-    access = logging.getLogger("uvicorn.access")
-    access.handlers = [logging.StreamHandler(io.StringIO())]
-    observers_of(Settings())
+def test_what_uvicorn_set_up_by_itself_is_undone(log: Log) -> None:
+    access, error = logging.getLogger("uvicorn.access"), logging.getLogger("uvicorn.error")
+    uvicorn.Config(lambda: None)
+    assert access.handlers
+    observers_of(Settings(log_level="warning"))
+    # There is one line for each request already.
     assert not access.hasHandlers()
+    assert not error.isEnabledFor(logging.INFO)
+    assert error.hasHandlers()
 
 
 def test_whoever_logs_what_cannot_be_shown_does_not_fail(

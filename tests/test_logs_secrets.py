@@ -40,6 +40,7 @@ OTHERS = (
     "uvicorn",
 )
 PASSWORD, WRONG = "correct-Horse-1", "wrong-Battery-2"
+OTLP_KEY = "key-of-the-collector-0123456789"
 UNKNOWN_KEY = "slk_0123456789ab_" + "k" * 43
 CONFIGURED = {
     "DATABASE_URL": "password-of-the-database",
@@ -57,7 +58,7 @@ class Service:
 
     def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
         self.log = folder / "log"
-        self.secrets = {*CONFIGURED.values()}
+        self.secrets = {OTLP_KEY, *CONFIGURED.values()}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "shared_ledger.cli", "serve", "--port", "0", "--json"],
@@ -115,6 +116,7 @@ def everything(
                 "LOG_LEVEL": "debug",
                 "LOG_LEVELS": ",".join(f"{name}=debug" for name in OTHERS),
                 "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9",
+                "OTEL_EXPORTER_OTLP_HEADERS": f"authorization={OTLP_KEY}",
             },
         )
         try:

@@ -123,9 +123,11 @@ def _quieten(levels: dict[str, str]) -> None:
     for name in _OTHERS:
         logging.getLogger(name).setLevel(least)
     for name in (*_UVICORN, _ACCESS):
-        # It has handlers of its own if it was started by its own command.
-        logging.getLogger(name).handlers = []
-        logging.getLogger(name).propagate = name != _ACCESS
+        # It has handlers and levels of its own if it was started by its own command.
+        logger = logging.getLogger(name)
+        logger.handlers = []
+        logger.propagate = name != _ACCESS
+        logger.setLevel(logging.NOTSET)
     for name, level in levels.items():
         logging.getLogger(name).setLevel(level.upper())
 

@@ -24,6 +24,7 @@ LOOK_EVERY_S = 0.5
 # What stands between must not take silence for an end.
 SPEAK_EVERY_S = 15
 STILL_HERE = ": still here\n\n"
+NAME = "following campaigns"
 
 
 async def events_of(
@@ -79,8 +80,8 @@ def _following(engine: AsyncEngine, campaign: CampaignView) -> Iterator[_Followe
     if engine not in _looking:
         campaigns: dict[str, _Followed] = {}
         look = partial(_look, engine, campaigns)
-        task = asyncio.create_task(repeat("following campaigns", [look], every_s=LOOK_EVERY_S))
-        _looking[engine] = task, campaigns
+        looks = repeat(NAME, [look], every_s=LOOK_EVERY_S)
+        _looking[engine] = asyncio.create_task(looks, name=NAME), campaigns
     task, campaigns = _looking[engine]
     followed = campaigns.setdefault(campaign.campaign_id, _Followed(campaign))
     followed.see(campaign)
