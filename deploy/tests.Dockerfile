@@ -2,7 +2,7 @@
 
 FROM python:3.12-slim
 RUN apt-get update -q \
-    && apt-get install -yq --no-install-recommends make nats-server redis-server \
+    && apt-get install -yq --no-install-recommends curl make nats-server redis-server \
     && rm -rf /var/lib/apt/lists/*
 # PostgreSQL refuses to run as root, and so need nothing else.
 RUN useradd --uid 10001 --create-home ledger

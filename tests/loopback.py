@@ -25,6 +25,8 @@ def served(app: ASGIApp, *, certificate: Path | None = None) -> Iterator[str]:
         app,
         log_config=None,
         timeout_graceful_shutdown=1,
+        # The client is who connects.
+        proxy_headers=False,
         ssl_certfile=certificate,
         ssl_keyfile=certificate,
     )

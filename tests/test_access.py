@@ -254,6 +254,7 @@ async def test_of_a_password_only_an_argon2_hash_is_stored(served: Served) -> No
 
 async def test_an_unknown_user_and_a_wrong_password_get_the_same_answer(served: Served) -> None:
     served.user("ada")
+    served.client.headers["x-request-id"] = "one"
     answers = [
         await served.log_in(username, "a wrong password")
         for username in ("ada", "nobody", "\u0430da", "x" * 1_000, "a\x00b")

@@ -44,11 +44,19 @@ PEOPLE = st.sampled_from(["ada", "bob", "cat", "dan"])
 AMOUNTS = st.one_of(st.sampled_from([10_000, 20_000, 50_000]), st.integers(1, 60_000))
 GOALS = st.sampled_from([10_000, 20_000, 50_000, 100_000])
 WHICH = st.integers(0, 20)
-PLANS: st.SearchStrategy[dict[str, Any]] = st.one_of(
-    st.builds(dict, fee_msat=st.sampled_from([0, 1, 4_999, 5_000, 5_001])),
-    st.builds(dict, outcome=st.just("fail")),
-    st.builds(dict, outcome=st.just("hang"), lost=st.sampled_from([None, "answer"])),
-    st.builds(dict, lost=st.sampled_from(["answer", "request"])),
+GIFTS: st.SearchStrategy[int | str] = st.one_of(AMOUNTS, st.sampled_from(["what is missing", "all that he has"]))
+PLANS: st.SearchStrategy[dict[str, Any]] = st.sampled_from(
+    [
+        {"fee_msat": 0},
+        {"fee_msat": 4_999},
+        {"fee_msat": 5_000},
+        {"fee_msat": 5_001},
+        {"outcome": "fail"},
+        {"outcome": "hang"},
+        {"outcome": "hang", "lost": "answer"},
+        {"lost": "answer"},
+        {"lost": "request"},
+    ]
 )
 
 
@@ -124,6 +132,8 @@ class Model:
     credited: set[str] = field(default_factory=set)
     balances: Counter[str] = field(default_factory=Counter)
     held: Counter[str] = field(default_factory=Counter)
+    is_settled: bool = False
+    """Whether nothing was asked for since everything was compared."""
 
     def available(self, account: str) -> int:
         return self.balances[account] - self.held[account]
@@ -248,7 +258,7 @@ class Steps(RuleBasedStateMachine):
         self.model = Model()
         self.spark, self.world, self.run = _scene.spark, _scene.world, _scene.run
         for name in ("bob", "cat", "dan"):
-            self.deposit(name, 100_000, 0)
+            self.deposit(name, 300_000, 0)
         self.settle()
         self.begin("ada", "keep_it_all", goals[0])
         self.begin("ada", "all_or_nothing", goals[1])
@@ -258,9 +268,13 @@ class Steps(RuleBasedStateMachine):
         return f"{name}{_scene.examples}"
 
     def campaign(self, which: int) -> str:
-        """One of the campaigns that there are."""
-        return list(self.model.campaigns)[which % len(self.model.campaigns)]
+        """One of the campaigns; most of the time one that is open."""
+        found = list(self.model.campaigns)
+        still = [each for each in found if not self.model.campaigns[each].is_over]
+        chosen = still if still and which % 5 else found
+        return chosen[which % len(chosen)]
 
+    @precondition(lambda self: not self.model.is_settled)
     @rule(name=PEOPLE)
     def sign_up(self, name: str) -> None:
         self.run(self.spark.sign_up(self.real(name)))
@@ -279,6 +293,7 @@ class Steps(RuleBasedStateMachine):
 
         received = amount + amount * more // 100
         self.model.deposits[self.run(deposit())] = (self.real(name), received)
+        self.model.is_settled = False
 
     @precondition(lambda self: len(self.model.campaigns) < MOST_CAMPAIGNS)
     @rule(creator=PEOPLE, kind=st.sampled_from(["keep_it_all", "all_or_nothing"]), goal=GOALS)
@@ -286,10 +301,16 @@ class Steps(RuleBasedStateMachine):
         campaign_id = self.run(self.spark.campaign(self.real(creator), goal=goal, kind=kind))
         self.model.campaigns[campaign_id] = Campaign(self.real(creator), kind, goal)
 
-    @rule(donor=PEOPLE, which=WHICH, amount=AMOUNTS, key=st.integers(1, 30))
-    def donate(self, donor: str, which: int, amount: int, key: int) -> None:
+    @rule(donor=PEOPLE, which=WHICH, gift=GIFTS, key=st.integers(1, 30))
+    def donate(self, donor: str, which: int, gift: int | str, key: int) -> None:
         """Anybody gives, also what he has not, to his own campaign, or too late."""
-        self.give(Donation(self.real(donor), self.campaign(which), amount, str(key)))
+        name, campaign_id = self.real(donor), self.campaign(which)
+        campaign = self.model.campaigns[campaign_id]
+        if gift == "what is missing":
+            gift = max(1, campaign.goal - campaign.raised)
+        elif gift == "all that he has":
+            gift = max(1, self.model.available(name))
+        self.give(Donation(name, campaign_id, int(gift), str(key)))
 
     @rule(which=WHICH, gifts=st.lists(st.tuples(PEOPLE, AMOUNTS), min_size=2, max_size=4))
     def donate_many(self, which: int, gifts: list[tuple[str, int]]) -> None:
@@ -329,19 +350,25 @@ class Steps(RuleBasedStateMachine):
             return
         assert self.run(asked) == donation_id(command)
         self.model.donations.setdefault(donation_id(command), wanted)
+        self.model.is_settled = False
 
+    @precondition(lambda self: len(self.model.donations) > 1)
     @rule(which=WHICH)
     def end(self, which: int) -> None:
         """The deadline passes."""
-        campaign_id = self.campaign(which)
+        self.let_end(self.campaign(which))
+
+    def let_end(self, campaign_id: str) -> None:
         if not self.model.campaigns[campaign_id].is_over:
             self.run(self.spark.end(campaign_id))
             self.model.campaigns[campaign_id].is_over = True
+            self.model.is_settled = False
 
     @rule(name=PEOPLE, amount=AMOUNTS, plan=PLANS)
     def withdraw(self, name: str, amount: int, plan: dict[str, Any]) -> None:
         payment_hash = self.run(self.spark.withdraw(self.real(name), amount, **plan))
         self.model.withdrawals[payment_hash] = Withdrawal(self.real(name), amount, plan)
+        self.model.is_settled = False
 
     @precondition(lambda self: self.model.withdrawals)
     @rule(outcome=st.sampled_from(["succeed", "fail"]))
@@ -354,9 +381,11 @@ class Steps(RuleBasedStateMachine):
             if payment is not None and payment.state == "in_flight":
                 self.run(self.spark.node.resolve(payment_hash, outcome=outcome))
                 withdrawal.resolved = outcome
+                self.model.is_settled = False
             elif payment is None and self.run(self.spark.invoice(payment_hash)).state == "paying":
                 self.world.let_expire(payment_hash)
                 withdrawal.resolved = "never"
+                self.model.is_settled = False
 
     @rule(numbers=st.lists(st.integers(0, 13), min_size=1, max_size=12))
     def go_on(self, numbers: list[int]) -> None:
@@ -366,6 +395,7 @@ class Steps(RuleBasedStateMachine):
             self.run(call(steps[number]))
         self.follow()
 
+    @precondition(lambda self: not self.model.is_settled)
     @rule()
     def settle(self) -> None:
         """All comes to its end, and everybody has what the model says."""
@@ -376,6 +406,7 @@ class Steps(RuleBasedStateMachine):
         self.run(self.world.work_off())
         self.follow()
         self.run(self.compare())
+        self.model.is_settled = True
 
     async def hear(self) -> bool:
         await sweep(self.spark.engine, self.spark.node)
@@ -428,9 +459,8 @@ class Steps(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         if hasattr(self, "model"):
-            self.settle()
-            for which in range(len(self.model.campaigns)):
-                self.end(which)
+            for campaign_id in self.model.campaigns:
+                self.let_end(campaign_id)
             self.settle()
             _scene.is_clean = True
 

@@ -31,7 +31,7 @@ def statuses(instance: Instance, *clients: str) -> list[int]:
 
 
 def instance_behind(
-    proxies: str, folder: Path, cluster: Cluster, schema: str, engine: Engine
+    proxies: str | None, folder: Path, cluster: Cluster, schema: str, engine: Engine
 ) -> Instance:
     migrations.migrate(engine, schema, [SHARED])
     return Instance(
@@ -40,13 +40,13 @@ def instance_behind(
         schema,
         SHARED_LEDGER_SERVICES="",
         RATE_LIMIT_ANONYMOUS=f"{LIMIT}/minute",
-        FORWARDED_ALLOW_IPS=proxies,
+        **({} if proxies is None else {"FORWARDED_ALLOW_IPS": proxies}),
     )
 
 
-@pytest.mark.parametrize("proxies", ["", "192.0.2.1, 192.0.3.0/24"])
+@pytest.mark.parametrize("proxies", [None, "", "192.0.2.1, 192.0.3.0/24"])
 def test_whoever_is_no_proxy_is_not_believed_to_be_another(
-    proxies: str, tmp_path: Path, cluster: Cluster, schema: str, engine: Engine
+    proxies: str | None, tmp_path: Path, cluster: Cluster, schema: str, engine: Engine
 ) -> None:
     instance = instance_behind(proxies, tmp_path, cluster, schema, engine)
     with running(instance):

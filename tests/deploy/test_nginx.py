@@ -282,13 +282,14 @@ def test_what_only_reads_is_asked_of_the_other_one(start_nginx: StartNginx, path
         assert {httpx.get(f"{nginx.url}{path}").status_code for _ in range(4)} == {200}
 
 
-def test_an_answer_is_an_answer(start_nginx: StartNginx) -> None:
+@pytest.mark.parametrize("path", ["/ledger", "/balance/ada"])
+def test_an_answer_is_an_answer(start_nginx: StartNginx, path: str) -> None:
     """A 503 asks for a pause; the other instance waits for the same database."""
     unavailable = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n"
     echo = Echo("the other one")
     with served(echo) as place, answered(unavailable) as broken:
         nginx = start_nginx((broken, place))
-        statuses = [httpx.get(f"{nginx.url}/ledger").status_code for _ in range(8)]
+        statuses = [httpx.get(f"{nginx.url}{path}").status_code for _ in range(8)]
     # It goes on having its turn: nothing has failed.
     assert statuses.count(503) == 4
 
