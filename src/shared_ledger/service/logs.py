@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -76,18 +77,20 @@ def configure(settings: Settings, stream: TextIO | None = None) -> RequestLog | 
     # Only a program with windows has none.
     stream = stream or cast("TextIO", sys.stderr)
     lines = _Lines(stream)
-    render: Processor
+    ending: list[Processor]
     if _format(settings) == "json":
         render = structlog.processors.JSONRenderer(ensure_ascii=False)
+        ending = [structlog.processors.format_exc_info, _completed, render]
         line: _Line = _JsonLine()
     else:
-        # Not rich's tracebacks: they show what variables hold.
-        render = structlog.dev.ConsoleRenderer(
+        console = structlog.dev.ConsoleRenderer(
             colors=stream.isatty(),
+            # Not rich's: it shows what variables hold.
             exception_formatter=structlog.dev.plain_traceback,
             pad_event_to=0,
         )
-        line = _ConsoleLine(render)
+        ending = [_completed, console]
+        line = _ConsoleLine(console)
     handler = _Handler(lines)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -96,12 +99,7 @@ def configure(settings: Settings, stream: TextIO | None = None) -> RequestLog | 
                 structlog.stdlib.add_logger_name,
                 structlog.stdlib.ExtraAdder(),
             ],
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                *([structlog.processors.format_exc_info] if isinstance(line, _JsonLine) else []),
-                _completed,
-                render,
-            ],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *ending],
         )
     )
     root = logging.getLogger()
@@ -162,6 +160,7 @@ class _Lines:
         self._stream = stream
         self._waiting: deque[str] = deque()
         self._is_due = False
+        self._writing = threading.Lock()
 
     def add(self, line: str) -> None:
         """Write a line soon; for an event loop's thread."""
@@ -173,8 +172,9 @@ class _Lines:
     def flush(self, last: str = "") -> None:
         """Write what waits now, and one more line after that."""
         self._is_due = False
-        self._stream.write("".join(self._taken()) + last)
-        self._stream.flush()
+        with self._writing:
+            self._stream.write("".join(self._taken()) + last)
+            self._stream.flush()
 
     def _taken(self) -> Iterator[str]:
         # Others may add meanwhile: what they add is not lost, whoever writes it.
