@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -22,6 +23,22 @@ from shared_ledger.connections import make_engine
 from shared_ledger.embedded import Cluster, temporary_cluster
 
 _numbers = count(1)
+
+
+@pytest.fixture(autouse=True)
+def _levels_of_logs() -> Iterator[None]:
+    """What a service in the test's process says of logs is not said to the next test."""
+    loggers = [logging.getLogger(), *map(logging.getLogger, logging.root.manager.loggerDict)]
+    before = [(logger, logger.level, list(logger.handlers), logger.propagate) for logger in loggers]
+    yield
+    for logger, level, handlers, propagate in before:
+        logger.setLevel(level)
+        logger.handlers[:] = handlers
+        logger.propagate = propagate
+    known = set(loggers)
+    for name in list(logging.root.manager.loggerDict):
+        if (logger := logging.getLogger(name)) not in known:
+            logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")
