@@ -16,7 +16,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from itertools import pairwise
 from typing import Any
@@ -49,7 +49,7 @@ class Killing:
         """Play it to its end, and learn its steps."""
         async with self._world() as (spark, world):
             await self._play(spark, world, "whole", self.steps.append)
-            await self._finish(spark, world, "whole", None)
+            await self._finish(spark, world, "whole", self.steps)
 
     def kill_at_each(self, places: range) -> list[str]:
         """Kill it at these of its steps, and let it go on each time; return the steps."""
@@ -78,7 +78,7 @@ class Killing:
         async with self._world() as (spark, world):
             if before is not None:
                 world.let_leases_end()
-                await self._finish(spark, world, str(before), self.steps[before])
+                await self._finish(spark, world, str(before), self.steps[: before + 1])
             if place is not None:
                 await self._play(spark, world, str(place), self._killing_at(place))
 
@@ -98,10 +98,11 @@ class Killing:
         await saga.play()
         on_reach(None)
 
-    async def _finish(self, spark: Spark, world: World, run: str, killed_at: str | None) -> None:
+    async def _finish(self, spark: Spark, world: World, run: str, steps: Sequence[str]) -> None:
+        """Let it go on after it has done these steps, and check its end."""
         saga = self.saga(spark, world, run)
         await saga.play()
-        await saga.check(killed_at)
+        await saga.check(steps)
         spark.assert_sound()
         world.assert_watched()
 

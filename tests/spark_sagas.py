@@ -7,9 +7,10 @@ process that comes after the one that was killed, and ends where it would have e
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from itertools import dropwhile
 from typing import Any, ClassVar
 from uuid import NAMESPACE_OID, uuid5
 
@@ -242,8 +243,8 @@ class Saga:
         """Play it to its end; again, if the process was killed before that."""
         raise NotImplementedError
 
-    async def check(self, killed_at: str | None) -> None:
-        """Check its end, after the process was killed at a point, or never."""
+    async def check(self, steps: Sequence[str]) -> None:
+        """Check its end; ``steps`` are those it had done when the process was killed, or all."""
         raise NotImplementedError
 
     async def once(self, what: str, ask: Callable[[], Awaitable[object]]) -> str:
@@ -308,7 +309,7 @@ class SignUp(Saga):
         await self.spark.sign_up(self.name)
         await self.world.work_off()
 
-    async def check(self, killed_at: str | None) -> None:
+    async def check(self, steps: Sequence[str]) -> None:
         view = await view_dashboard_query(self.spark.engines["dashboard"], self.name)
         assert (view.username, view.balance, view.activity) == (self.name, 0, [])
         told = self.world.look(
@@ -350,7 +351,7 @@ class Deposit(Saga):
         if self.paid is not None and invoice.state == "open":
             await self.node.receive(request, amount_msat=self.paid)
 
-    async def check(self, killed_at: str | None) -> None:
+    async def check(self, steps: Sequence[str]) -> None:
         # What nobody was told of is paid by nobody, and ends by itself.
         for payment_hash, state in self._invoices():
             if state == "open":
@@ -493,7 +494,7 @@ class KeptDonation(Collecting):
         await self.world.work_off()
         await self.end()
 
-    async def check(self, killed_at: str | None) -> None:
+    async def check(self, steps: Sequence[str]) -> None:
         await self.assert_donation("bob", self.run, "registered")
         await self.assert_campaign("ended", 60 * SAT)
         await self.assert_changed("bob", -60 * SAT)
@@ -538,7 +539,7 @@ class RejectedDonation(Collecting):
         await self.world.work_off()
         await self.end()
 
-    async def check(self, killed_at: str | None) -> None:
+    async def check(self, steps: Sequence[str]) -> None:
         await self.assert_donation("zoe", self.run, "rejected")
         await self.assert_campaign("failed", 0)
         await self.assert_changed("zoe", 0)
@@ -560,7 +561,7 @@ class PaidOut(Collecting):
         await self.world.work_off()
         await self.end()
 
-    async def check(self, killed_at: str | None) -> None:
+    async def check(self, steps: Sequence[str]) -> None:
         await self.assert_campaign("succeeded", self.goal)
         await self.assert_donation("bob", self.run, "registered")
         await self.assert_changed("bob", -self.goal)
@@ -586,7 +587,7 @@ class GivenBack(Collecting):
     async def play(self) -> None:
         await self.end()
 
-    async def check(self, killed_at: str | None) -> None:
+    async def check(self, steps: Sequence[str]) -> None:
         await self.assert_campaign("failed", 3 * 7 * SAT)
         for donor in self.donors:
             await self.assert_donation(donor, self.run, "refunded")
@@ -645,9 +646,9 @@ class Withdrawal(Saga):
                 self.world.let_expire(payment_hash)
                 await self.world.work_off()
 
-    async def check(self, killed_at: str | None) -> None:
+    async def check(self, steps: Sequence[str]) -> None:
         # Whoever was about to ask the node may have asked it: nobody asks again.
-        state, reason = self.end if killed_at != "payments.begun" else ("failed", "never_sent")
+        state, reason = ("failed", "never_sent") if was_about_to_ask(steps) else self.end
         request = await self.once("request", unknown)
         payment_hash = self.node.decode(request).payment_hash
         view = await view_invoice_query(
@@ -671,6 +672,12 @@ class Withdrawal(Saga):
             before = int(await self.once(f"balance of {self.name}", unknown))
             assert self.spark.available(self.name) == before - reserved
         return is_open
+
+
+def was_about_to_ask(steps: Sequence[str]) -> bool:
+    """Whether a payment was committed to, and the node not asked for it, when these were done."""
+    paying = list(dropwhile(lambda step: step != "payments.claimed", steps))
+    return "unit_of_work.after_commit" in paying and "payments.asked" not in paying
 
 
 class FailedWithdrawal(Withdrawal):

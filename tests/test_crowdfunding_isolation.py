@@ -101,7 +101,7 @@ async def test_each_context_needs_its_own_tables_alone(
             saga = kind(spark, world, kind.__name__)
             await saga.prepare()
             await saga.play()
-            await saga.check(None)
+            await saga.check([])
         spark.assert_sound()
         shown, _ = await view_campaigns_query(spark.engines["crowdfunding"], limit=100, after=None)
         assert len(shown) == sum(hasattr(kind, "goal") for kind in SAGAS)
