@@ -21,6 +21,7 @@ FIGURES = {
     "replay_per_s",
     "http_bare_per_s",
     "http_posts_per_s",
+    "http_unwatched_posts_per_s",
     "http_posts_p50_ms",
     "http_posts_p99_ms",
     "http_balance_per_s",

@@ -25,7 +25,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 from shared_ledger.bench.credits import BENCH, CreditMeasures, balance_at
-from shared_ledger.bench.load import HOST
+from shared_ledger.bench.load import HOST, UNWATCHED
 from shared_ledger.bench.measures import Measures
 from shared_ledger.bench.work import HOT, opening, store_entries, tidy
 from shared_ledger.connections import make_engine
@@ -145,16 +145,22 @@ def _measure_library(
 def _measure_service(
     cluster: Cluster, scale: float, note: Callable[[Figures], None], progress: Progress
 ) -> None:
-    kinds = {"bare": "http_bare", "post": "http_posts", "balance": "http_balance"}
-    task = progress.add_task("http", total=ROUNDS * len(kinds) + 2)
-    with _service(cluster) as (port, process):
-        _load(port, "post", WARM_UP_SECONDS, "warm")
+    task = progress.add_task("http", total=4 * ROUNDS + 2)
+    with _service(cluster) as (port, _), _service(cluster, UNWATCHED) as (unwatched, _):
+        kinds = {
+            "http_bare": (port, "bare"),
+            "http_posts": (port, "post"),
+            "http_unwatched_posts": (unwatched, "post"),
+            "http_balance": (port, "balance"),
+        }
+        for each in (port, unwatched):
+            _load(each, "post", WARM_UP_SECONDS, f"warm-{each}")
         for number in range(ROUNDS):
-            for kind, name in kinds.items():
+            for name, (asked, kind) in kinds.items():
                 progress.update(task, description=f"{name}_per_s")
-                answer = _load(port, kind, HTTP_SECONDS * scale, f"round-{number}")
+                answer = _load(asked, kind, HTTP_SECONDS * scale, f"{name}-{number}")
                 note({f"{name}_per_s": answer["per_s"]})
-                if kind == "post":
+                if name == "http_posts":
                     note({"http_posts_p50_ms": answer["p50_ms"]})
                     note({"http_posts_p99_ms": answer["p99_ms"]})
                 progress.advance(task)
@@ -207,7 +213,7 @@ def _get(port: int, path: str) -> str:
 
 
 @contextmanager
-def _service(cluster: Cluster) -> Iterator[tuple[int, subprocess.Popen[str]]]:
+def _service(cluster: Cluster, *options: str) -> Iterator[tuple[int, subprocess.Popen[str]]]:
     with socket.socket() as free:
         free.bind((HOST, 0))
         port = free.getsockname()[1]
@@ -220,7 +226,7 @@ def _service(cluster: Cluster) -> Iterator[tuple[int, subprocess.Popen[str]]]:
         "PORT": str(port),
         "LOG_FORMAT": "json",
     }
-    command = [sys.executable, "-m", "shared_ledger.bench.server"]
+    command = [sys.executable, "-m", "shared_ledger.bench.server", *options]
     # It has a line for each request, as in production; nobody wants to read them here.
     with (
         tempfile.TemporaryFile() as log,

@@ -3,15 +3,18 @@
 ``python -m shared_ledger.bench.server`` takes its settings from the environment. ``POST /bare``
 parses the same body and answers, with nothing in between; ``POST /burst?count=N`` posts N credits
 inside the process, from 1,000 coroutines; ``POST /staged`` and ``GET /stages`` are in ``stages``.
+``--unwatched`` is without metrics and logs.
 """
 
 from __future__ import annotations
 
 import asyncio
+import sys
 
 from fastapi import Request
 from starlette.responses import Response
 
+from shared_ledger.bench.load import UNWATCHED
 from shared_ledger.bench.measures import CALLERS
 from shared_ledger.bench.stages import Stages
 from shared_ledger.bench.work import Work
@@ -54,6 +57,7 @@ def main() -> None:
         settings,
         on_ready=lambda _: print("ready", flush=True),  # noqa: T201
         observers=observers_of(settings),
+        watched=UNWATCHED not in sys.argv,
         more_routes=[
             DirectRoute("/bare", bare, methods=["POST"]),
             DirectRoute("/burst", burst, methods=["POST"]),

@@ -69,13 +69,15 @@ def create_app(
     on_ready: Callable[[Ledger[Any]], None] = lambda _: None,
     more_routes: Sequence[DirectRoute] = (),
     observers: Observers | None = None,
+    watched: bool = True,
 ) -> FastAPI:
     """Make the application of a service at the root; its ledger is open while it runs.
 
     ``beside`` are served below ``/api/v1/``, each with its own ledger on the same book.
     ``on_ready`` is called with the root's ledger when requests can be answered; ``more_routes`` are
     served beside the ledger's own at the root, and ask nobody for credentials. ``observers`` are
-    told of requests; without them none is logged.
+    told of requests; without them none is logged. If it is not ``watched``, nothing that is asked
+    or written is counted, timed, logged or traced: only to measure what that costs.
 
     Raises
     ------
@@ -100,8 +102,8 @@ def create_app(
                     settings.url,
                     data=settings.shared_ledger_data,
                     schema=settings.shared_ledger_schema,
-                    observe=partial(_observe, metrics, observers),
-                    observe_in=metrics.entries.posted,
+                    observe=partial(_observe, metrics, observers) if watched else None,
+                    observe_in=metrics.entries.posted if watched else None,
                     cache=settings.cache_url,
                     cache_ttl_s=settings.cache_ttl_s,
                 )
@@ -146,8 +148,7 @@ def create_app(
 
     def outermost(inner: ASGIApp) -> ASGIApp:
         safe = SafeHeaders(Mounts(inner, mounted), production=production, leaving=leaving.is_set)
-        observed = ObservedRequests(observers.around(safe), metrics.requests, observers.requests)
-        return HeadRequests(observed)
+        return HeadRequests(_observed(safe, metrics, observers) if watched else safe)
 
     _surround(app, outermost)
     return app
@@ -333,6 +334,10 @@ def _metrics(
     for service in services:
         metrics.entries.begin(service.application)
     return metrics
+
+
+def _observed(app: ASGIApp, metrics: Metrics, observers: Observers) -> ASGIApp:
+    return ObservedRequests(observers.around(app), metrics.requests, observers.requests)
 
 
 def _observe(metrics: Metrics, observers: Observers, report: BatchReport) -> None:
