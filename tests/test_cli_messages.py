@@ -237,3 +237,17 @@ def test_mistake_is_one_line_and_status_2(run: Run, arguments: list[str], senten
 def test_help_names_the_commands(run: Run) -> None:
     result = run()
     assert all(name in result.stdout for name in ("list", "retry", "drop"))
+
+
+# --- rebuild ---
+
+
+def test_contexts_without_projections_have_nothing_to_rebuild(
+    run: Run, tables: AsyncEngine
+) -> None:
+    result = run("rebuild")
+    assert (result.exit_code, result.stdout.strip()) == (
+        0,
+        "No service that is configured has projections.",
+    )
+    assert "'notes' has no projections: none has" in failed(run("rebuild", "--context", "notes"), 2)

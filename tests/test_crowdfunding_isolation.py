@@ -106,7 +106,8 @@ async def test_each_context_needs_its_own_tables_alone(
         shown, _ = await view_campaigns_query(spark.engines["crowdfunding"], limit=100, after=None)
         assert len(shown) == sum(hasattr(kind, "goal") for kind in SAGAS)
         (handled,) = world.look("select count(*) from {book}.crowdfunding_dashboard_inbox")
-        assert await rebuild(spark.engines["dashboard"]) == handled[0]
+        async with spark.engines["dashboard"].begin() as connection:
+            assert await rebuild(connection) == handled[0]
         spark.assert_sound()
     assert_sound(cluster.url, schema)
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
 
+from builders import query
 from shared_ledger.apps.crowdfunding.bitcoin.commands import request_withdrawal
 from shared_ledger.apps.crowdfunding.bitcoin.refusals import InvoiceRefused, InvoiceUsed
 from shared_ledger.apps.crowdfunding.crowdfunding.refusals import CampaignOver, OwnCampaign
@@ -212,7 +218,7 @@ async def test_a_deposit_is_no_withdrawal_whoever_the_node_says_it_is(
         )
 
 
-async def test_the_dashboard_can_be_made_anew(spark: Spark) -> None:
+async def test_the_dashboard_can_be_made_anew(spark: Spark, cluster: Cluster, schema: str) -> None:
     await spark.sign_up("ada", "bob")
     await spark.fund("bob", 100 * SAT)
     campaign = await spark.campaign("ada", kind="keep_it_all")
@@ -220,5 +226,17 @@ async def test_the_dashboard_can_be_made_anew(spark: Spark) -> None:
     await spark.donate("bob", campaign, 60 * SAT)
     await spark.settle()
     seen = [await view_dashboard_query(spark.engine, name) for name in ("ada", "bob")]
-    assert await rebuild(spark.engine) > 0
+    async with spark.engine.begin() as connection:
+        handled = await rebuild(connection)
+    assert handled > 0
+    assert [await view_dashboard_query(spark.engine, name) for name in ("ada", "bob")] == seen
+
+    spoil = f"update {schema}.crowdfunding_dashboard_accounts set balance = 1 returning 1"
+    assert len(query(cluster.url, spoil)) == 2
+    command = [sys.executable, "-m", "shared_ledger.cli", "messages", "rebuild", "--json"]
+    environment = {"DATABASE_URL": cluster.url, "SHARED_LEDGER_SCHEMA": schema}
+    done = await asyncio.to_thread(
+        subprocess.run, command, env=os.environ | environment, capture_output=True, check=False
+    )
+    assert json.loads(done.stdout) == {"rebuilt": {"crowdfunding_dashboard": handled}}
     assert [await view_dashboard_query(spark.engine, name) for name in ("ada", "bob")] == seen

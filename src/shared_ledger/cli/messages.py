@@ -49,7 +49,7 @@ IdsArgument = Annotated[
 
 @app.callback(invoke_without_command=True)
 def messages(context: typer.Context) -> None:
-    """List, retry and drop messages that could not be handled."""
+    """List, retry and drop messages that could not be handled, and make projections anew."""
     if context.invoked_subcommand is None:
         typer.echo(context.get_help().rstrip())
 
@@ -171,7 +171,48 @@ def drop(
         print_line(f"{_letters(dropped)} will never be handled.")
 
 
+@app.command()
+def rebuild(*, context: ContextOption = None, json: JsonOption = False) -> None:
+    """Make projections anew from the messages that their contexts have had.
+
+    While that runs, what was there before is shown, and new messages wait.
+    """
+    from shared_ledger.settings import load_settings
+
+    projections = {
+        name: remake
+        for service in load_services(load_settings())
+        for name, remake in service.projections.items()
+    }
+    if context is not None and context not in projections:
+        known = ", ".join(projections) or "none"
+        raise typer.BadParameter(
+            f"{context!r} has no projections: {known} has", param_hint="'--context'"
+        )
+    rebuilt = {
+        name: _run(name, partial(_rebuild, remake=remake))
+        for name, remake in projections.items()
+        if context in (None, name)
+    }
+    if json:
+        print_json({"rebuilt": rebuilt})
+        return
+    for name, messages_read in rebuilt.items():
+        print_line(f"{name} was made anew from {messages_read:,} messages.")
+    if not rebuilt:
+        print_line("No service that is configured has projections.")
+
+
 Contexts = Sequence["MessageTables"]
+
+
+async def _rebuild(
+    connection: AsyncConnection,
+    _: Contexts,
+    *,
+    remake: Callable[[AsyncConnection], Awaitable[int]],
+) -> int:
+    return await remake(connection)
 
 
 async def _look(

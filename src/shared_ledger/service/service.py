@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared_ledger.ledger import Ledger
 from shared_ledger.messages import MessageTables
@@ -63,6 +64,10 @@ class Service:
         at once.
     message_tables
         The outboxes and inboxes of its contexts, for metrics and for ``shared-ledger messages``.
+    projections
+        By a context's name, as in its tables: what makes its projections anew from the messages it
+        has had, in the caller's transaction, and returns of how many; for ``shared-ledger messages
+        rebuild``.
     figures
         What else of its own metrics show.
     migrations
@@ -80,6 +85,9 @@ class Service:
     lifespan: Callable[[Serving], AbstractAsyncContextManager[Any]] | None = None
     registered: Callable[[Any, str], Awaitable[None]] | None = None
     message_tables: Sequence[MessageTables] = ()
+    projections: Mapping[str, Callable[[AsyncConnection], Awaitable[int]]] = field(
+        default_factory=dict
+    )
     figures: Sequence[Figure] = ()
     migrations: Path | None = None
 

@@ -17,6 +17,8 @@ from shared_ledger.apps.crowdfunding.bitcoin import routes as bitcoin
 from shared_ledger.apps.crowdfunding.contexts import NAMES, TABLES
 from shared_ledger.apps.crowdfunding.crowdfunding import routes as crowdfunding
 from shared_ledger.apps.crowdfunding.dashboard import routes as dashboard
+from shared_ledger.apps.crowdfunding.dashboard import store as dashboard_store
+from shared_ledger.apps.crowdfunding.dashboard.rebuilding import rebuild
 from shared_ledger.service import Service
 
 __all__ = ["CROWDFUNDING", "SERVICE", "SparkOperation"]
@@ -38,6 +40,7 @@ SERVICE = Service(
     },
     contexts=NAMES,
     message_tables=TABLES,
+    projections={dashboard_store.TABLES.prefix: rebuild},
     figures=bitcoin_figures.FIGURES,
     lifespan=running.site,
     registered=running.registered,
