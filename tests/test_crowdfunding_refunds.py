@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from builders import assert_sound, eventually, query
@@ -13,7 +15,7 @@ from shared_ledger.apps.crowdfunding.lightning.tables import invoices
 from shared_ledger.embedded import Cluster
 from sparking import Spark, spark_on
 
-DONORS = 20_000
+DONORS = int(os.environ.get("SHARED_LEDGER_DONORS", "20000"))
 """A hundred thousand take five times as long."""
 FUNDS = 100_000
 AT_ONCE = 5_000

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -37,6 +37,8 @@ from shared_ledger.errors import ConfigurationError
 from shared_ledger.operations import LEDGER_OPERATIONS, SHARED_OPERATION_VALUES
 
 DEFAULT_SCHEMA = "ledger"
+MAX_SCHEMAS = 64
+"""Of how many books a process keeps tables and statements; those of others are made anew."""
 REVISIONS = ("0001", "0002", "0003")
 """The book's migrations, oldest first; a test holds this against the migrations themselves."""
 
@@ -164,7 +166,7 @@ def checked_schema(name: str) -> str:
     return name
 
 
-@cache
+@lru_cache(maxsize=MAX_SCHEMAS)
 def book_tables(schema: str = DEFAULT_SCHEMA) -> BookTables:
     """Return the tables of the book in this schema.
 

@@ -8,20 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from functools import cache
+from functools import lru_cache
 
 from shared_ledger.schema import (
     ENTRIES_ID_SEQUENCE,
     ENTRY_COLUMNS,
     GRANT_COLUMNS,
     HOLD_COLUMNS,
+    MAX_SCHEMAS,
     checked_schema,
 )
 
 NULL = "NULL"
 
 
-@cache
+@lru_cache(maxsize=MAX_SCHEMAS)
 def statements(schema: str) -> Mapping[str, str]:
     """Return the statements for the book in this schema, by name."""
     book = checked_schema(schema)

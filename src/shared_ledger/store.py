@@ -18,7 +18,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import psycopg
@@ -45,6 +45,7 @@ from shared_ledger.schema import (
     ENTRY_COLUMNS,
     GRANT_COLUMNS,
     HOLD_COLUMNS,
+    MAX_SCHEMAS,
     checked_schema,
 )
 from shared_ledger.sql import escaped, numbers, statements, text_array
@@ -324,7 +325,7 @@ def ids_for(command: AnyCommand) -> int:
     return len(command.keys)
 
 
-@cache
+@lru_cache(maxsize=MAX_SCHEMAS)
 def driver_statements(schema: str) -> Mapping[str, bytes]:
     """Return the book's statements with the driver's placeholders."""
     return {

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cache
+from functools import lru_cache
 from itertools import count
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -37,7 +37,7 @@ from shared_ledger.rows import (
     new_holds,
     utc,
 )
-from shared_ledger.schema import BookTables
+from shared_ledger.schema import MAX_SCHEMAS, BookTables
 from shared_ledger.sql import statements, text_array
 
 _MORE_IDS = 10
@@ -256,7 +256,7 @@ def _hold_values(hold: Hold) -> dict[str, Any]:
     return values
 
 
-@cache
+@lru_cache(maxsize=MAX_SCHEMAS)
 def alchemy_statements(schema: str) -> Mapping[str, TextClause]:
     """Return the book's statements for SQLAlchemy, with every parameter a text for any driver."""
     return {

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -132,6 +132,6 @@ def about(connection: AsyncConnection, table: Table, text: str) -> TextClause:
     return _statement(text, book_of(connection), table.name)
 
 
-@cache
+@lru_cache(maxsize=1_024)
 def _statement(text: str, schema: str, table: str) -> TextClause:
     return sa.text(text.format(table=f'"{schema}"."{table}"'))

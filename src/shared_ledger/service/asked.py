@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
-from random import getrandbits
+from itertools import count
+from secrets import token_hex
 from typing import NamedTuple
+
+from starlette.types import Scope
 
 from shared_ledger.origin import ORIGIN
 
 HEADER = b"x-request-id"
 """Where a request's id comes from, if somebody before us gave it one, and where it is answered."""
+
+_process: str
+_numbers: count[int]
 
 _SAFE = re.compile(rb"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -32,18 +39,27 @@ class Asked:
     ----------
     request_id
         Its name: what the caller, or a proxy, said in ``X-Request-ID``, or a new one.
+    status
+        What it was answered: noted by whoever adds headers to the answer.
     trace_id
         The trace that it is a part of, in hexadecimal digits, if there is one.
     written
         The batches in which it was written; ``None`` if nobody wants to know.
     """
 
-    __slots__ = ("request_id", "trace_id", "written")
+    __slots__ = ("request_id", "status", "trace_id", "written")
 
     def __init__(self, request_id: str) -> None:
         self.request_id = request_id
+        self.status = 500
         self.trace_id: str | None = None
         self.written: list[Written] | None = None
+
+
+def asked_of(scope: Scope) -> Asked | None:
+    """Return what was noted of a request, if anybody notes it."""
+    asked: Asked | None = scope.get("asked")
+    return asked
 
 
 def asked_now() -> Asked | None:
@@ -57,5 +73,14 @@ def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
     for name, value in headers:
         if name == HEADER and _SAFE.fullmatch(value):
             return value.decode("ascii")
-    # A name and no secret. After a fork the module's generator begins anew.
-    return f"{getrandbits(64):016x}"
+    return f"{_process}{next(_numbers):08x}"
+
+
+def _begin() -> None:
+    """Begin the ids of this process: its own name, and a number."""
+    global _process, _numbers  # A forked process is another one.
+    _process, _numbers = token_hex(4), count(1)
+
+
+_begin()
+os.register_at_fork(after_in_child=_begin)

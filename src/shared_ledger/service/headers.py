@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from shared_ledger.service.asked import HEADER, asked_of
+
 SAFE = (
     # It is what it says it is, and nobody keeps it, shows it within another page or runs it.
     (b"x-content-type-options", b"nosniff"),
@@ -24,8 +26,8 @@ _USUAL = 2
 class SafeHeaders:
     """ASGI middleware that adds these headers to every answer, where it does not say otherwise.
 
-    While the process is ``leaving`` each connection ends with its next answer, so that clients
-    turn to another.
+    It notes of each request what is answered, and answers with its id. While the process is
+    ``leaving`` each connection ends with its next answer, so that clients turn to another.
     """
 
     def __init__(self, app: ASGIApp, *, production: bool, leaving: Callable[[], bool]) -> None:
@@ -39,6 +41,7 @@ class SafeHeaders:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        asked = asked_of(scope)
 
         async def safe(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -49,6 +52,9 @@ class SafeHeaders:
                     said = dict(headers)
                     more = [header for header in more if header[0] not in said]
                 message["headers"] = [*headers, *more]
+                if asked is not None:
+                    asked.status = message["status"]
+                    message["headers"].append((HEADER, asked.request_id.encode()))
                 if self._leaving():
                     message["headers"].append(CLOSE)
             await send(message)

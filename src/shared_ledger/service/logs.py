@@ -50,19 +50,20 @@ class Kind:
     text: str = field(default="", init=False)
 
 
-_Line = Callable[[Kind, float, Asked], str]
+_Served = tuple[Kind, float, float, Asked]
+"""A request: of what kind, when it was answered, in seconds since 1970, and how long it took."""
+_Line = Callable[[Kind, float, float, Asked], str]
 
 
 class RequestLog:
     """Writes a line for each request: not at once, but with those that come shortly after."""
 
-    def __init__(self, lines: _Lines, line: _Line) -> None:
+    def __init__(self, lines: _Lines) -> None:
         self._lines = lines
-        self._line = line
 
     def write(self, kind: Kind, seconds: float, asked: Asked) -> None:
         """Write the line of a request that was served on this event loop."""
-        self._lines.add(self._line(kind, seconds, asked))
+        self._lines.add((kind, time.time(), seconds, asked))
 
     def flush(self) -> None:
         """Write what waits: the event loop is about to end."""
@@ -76,12 +77,12 @@ def configure(settings: Settings, stream: TextIO | None = None) -> RequestLog | 
     """
     # Only a program with windows has none.
     stream = stream or cast("TextIO", sys.stderr)
-    lines = _Lines(stream)
+    line: _Line
     ending: list[Processor]
     if _format(settings) == "json":
         render = structlog.processors.JSONRenderer(ensure_ascii=False)
         ending = [structlog.processors.format_exc_info, _completed, render]
-        line: _Line = _JsonLine()
+        line = _JsonLine()
     else:
         console = structlog.dev.ConsoleRenderer(
             colors=stream.isatty(),
@@ -91,6 +92,7 @@ def configure(settings: Settings, stream: TextIO | None = None) -> RequestLog | 
         )
         ending = [_completed, console]
         line = _ConsoleLine(console)
+    lines = _Lines(stream, line)
     handler = _Handler(lines)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -108,7 +110,7 @@ def configure(settings: Settings, stream: TextIO | None = None) -> RequestLog | 
     _quieten(levels_of(settings.log_levels))
     if not logging.getLogger(REQUESTS).isEnabledFor(logging.INFO):
         return None
-    return RequestLog(lines, line)
+    return RequestLog(lines)
 
 
 def _format(settings: Settings) -> str:
@@ -154,17 +156,21 @@ def _time(now: float) -> str:
 
 
 class _Lines:
-    """Lines on their way to a stream; may be added to by any thread."""
+    """Lines on their way to a stream; may be added to by any thread.
 
-    def __init__(self, stream: TextIO) -> None:
+    Those of requests are made together: one after the other takes half the time of one at a time.
+    """
+
+    def __init__(self, stream: TextIO, line: _Line) -> None:
         self._stream = stream
-        self._waiting: deque[str] = deque()
+        self._line = line
+        self._waiting: deque[_Served] = deque()
         self._is_due = False
         self._writing = threading.Lock()
 
-    def add(self, line: str) -> None:
-        """Write a line soon; for an event loop's thread."""
-        self._waiting.append(line)
+    def add(self, served: _Served) -> None:
+        """Write a request's line soon; for an event loop's thread."""
+        self._waiting.append(served)
         if not self._is_due:
             self._is_due = True
             asyncio.get_running_loop().call_later(FLUSH_S, self.flush)
@@ -173,10 +179,11 @@ class _Lines:
         """Write what waits now, and one more line after that."""
         self._is_due = False
         with self._writing:
-            self._stream.write("".join(self._taken()) + last)
+            text = "".join([self._line(*served) for served in self._taken()])
+            self._stream.write(text + last)
             self._stream.flush()
 
-    def _taken(self) -> Iterator[str]:
+    def _taken(self) -> Iterator[_Served]:
         # Others may add meanwhile: what they add is not lost, whoever writes it.
         while self._waiting:
             try:
@@ -211,9 +218,9 @@ class _JsonLine:
         self._millisecond = 0
         self._begin = ""
 
-    def __call__(self, kind: Kind, seconds: float, asked: Asked) -> str:
+    def __call__(self, kind: Kind, now: float, seconds: float, asked: Asked) -> str:
         """Return a request's line."""
-        millisecond = int(1_000 * time.time())
+        millisecond = int(1_000 * now)
         if millisecond != self._millisecond:
             self._millisecond = millisecond
             self._begin = f'{{"timestamp":"{_time(millisecond / 1_000)}"'
@@ -246,10 +253,10 @@ class _ConsoleLine:
     def __init__(self, render: structlog.dev.ConsoleRenderer) -> None:
         self._render = render
 
-    def __call__(self, kind: Kind, seconds: float, asked: Asked) -> str:
+    def __call__(self, kind: Kind, now: float, seconds: float, asked: Asked) -> str:
         """Return a request's line."""
         event: EventDict = {
-            "timestamp": _time(time.time()),
+            "timestamp": _time(now),
             "level": "info",
             "event": f"{kind.method} {kind.route} {kind.status}",
             "duration_ms": round(1_000 * seconds, 3),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -19,7 +19,7 @@ class Mounts:
         self._app = app
         self._mounted = {path.removeprefix(PREFIX): served for path, served in mounted.items()}
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Answer a request."""
         if scope["type"] == "http" and self._mounted:
             root = scope.get("root_path", "")
@@ -29,6 +29,5 @@ class Mounts:
                 served = self._mounted.get(name)
                 if served is not None:
                     scope["root_path"] = root + PREFIX + name
-                    await served(scope, receive, send)
-                    return
-        await self._app(scope, receive, send)
+                    return served(scope, receive, send)
+        return self._app(scope, receive, send)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shared_ledger.origin import ORIGIN
-from shared_ledger.service.asked import HEADER, Asked, request_id_of
+from shared_ledger.service.asked import Asked, request_id_of
 from shared_ledger.service.logs import Kind, RequestLog
 from shared_ledger.service.request_metrics import RequestMetrics, Series
 
@@ -18,7 +18,7 @@ ANONYMOUS = "anonymous"
 
 
 class ObservedRequests:
-    """ASGI middleware that does it, around those that add headers to every answer."""
+    """ASGI middleware that does it, around ``SafeHeaders``, which notes what is answered."""
 
     def __init__(self, app: ASGIApp, metrics: RequestMetrics, log: RequestLog | None) -> None:
         self._app = app
@@ -32,24 +32,15 @@ class ObservedRequests:
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()
-        asked = Asked(request_id_of(scope["headers"]))
+        asked = scope["asked"] = Asked(request_id_of(scope["headers"]))
         before = ORIGIN.set(asked)
-        status = 500
-
-        async def noted(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                message["headers"].append((HEADER, asked.request_id.encode()))
-            await send(message)
-
         try:
-            await self._app(scope, receive, noted)
+            await self._app(scope, receive, send)
         finally:
             ORIGIN.reset(before)
             seconds = time.perf_counter() - began
             method = scope["method"] if scope["method"] in METHODS else "other"
-            key = (method, route_of(scope), status, scope.get("caller", ANONYMOUS))
+            key = (method, route_of(scope), asked.status, scope.get("caller", ANONYMOUS))
             kind, series = self._kinds.get(key) or self._new(*key)
             series.count(seconds)
             if self._log is not None:

@@ -25,10 +25,10 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shared_ledger import __version__
-from shared_ledger.service.asked import Asked, Written, asked_now
+from shared_ledger.service.asked import Asked, Written, asked_of
 from shared_ledger.service.observed import route_of
 from shared_ledger.settings import Settings
 from shared_ledger.writer import BatchReport
@@ -89,7 +89,7 @@ class _TracedRequests:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        asked = asked_now()
+        asked = asked_of(scope)
         if scope["type"] != "http" or asked is None:
             await self._app(scope, receive, send)
             return
@@ -101,25 +101,17 @@ class _TracedRequests:
         if span.is_recording():
             asked.trace_id = format_trace_id(span.get_span_context().trace_id)
             asked.written = []
-        status = 500
-
-        async def noted(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
         token = attach(set_span_in_context(span))
         try:
-            await self._app(scope, receive, noted)
+            await self._app(scope, receive, send)
         finally:
             detach(token)
-            self._end(span, asked, method, route_of(scope), status)
+            self._end(span, asked, method, route_of(scope))
 
-    def _end(self, span: Span, asked: Asked, method: str, route: str, status: int) -> None:
+    def _end(self, span: Span, asked: Asked, method: str, route: str) -> None:
         span.update_name(f"{method} {route}")
-        span.set_attributes({"http.route": route, "http.response.status_code": status})
-        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        span.set_attributes({"http.route": route, "http.response.status_code": asked.status})
+        if asked.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             span.set_status(StatusCode.ERROR)
         for written in asked.written or ():
             self._show(span, written)
