@@ -5,8 +5,8 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
 
-.PHONY: help run test test-lightning test-deploy check lint format migrate upgrade bench build \
-	build-prod secrets up-prod up-dev down lock clean
+.PHONY: help run test test-lightning test-deploy check lint format docs migrate upgrade bench \
+	build build-prod secrets up-prod up-dev down lock clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -35,6 +35,9 @@ lint: .venv/dev.done ## Look for faults of style
 format: .venv/dev.done ## Mend what can be mended by a program
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+docs: .venv/dev.done ## Build the documentation's site into site/
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
 
 migrate: .venv/run.done ## Bring the book's tables up to date
 	$(BIN)/shared-ledger migrate $(ARGS)
@@ -85,7 +88,7 @@ RUN := --extra client --extra embedded --extra service --extra nats --extra trac
 IMAGE := --extra service --extra nats --extra traces
 
 clean: ## Remove what was built; the data stay
-	rm -rf .venv dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv dist build site .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
 .venv/run.done: requirements.lock pyproject.toml | .venv
 	$(PIP) install --require-hashes -r requirements.lock

@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, c
 from sqlalchemy.orm import Session
 
 from builders import CLUB, add, bonus, fund, gift, query, reserve, spend
+from documentation import block
 from redis_server import RedisServer
 from shared_ledger import (
     SHARED,
@@ -291,11 +292,11 @@ async def test_an_asynchronous_transaction_is_seen_and_does_not_block_the_loop(
     desk: Desk, async_engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch, kind: type[Any]
 ) -> None:
     threads = []
-    block = Cache.block
+    really = Cache.block
 
     def watched(cache: Cache, keys: Collection[AccountKey]) -> None:
         threads.append(threading.current_thread())
-        block(cache, keys)
+        really(cache, keys)
 
     monkeypatch.setattr(Cache, "block", watched)
     ledger, other = desk.ledger(), desk.ledger()
@@ -621,11 +622,9 @@ def test_the_guide_prints_what_its_comment_says(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    guide = (Path(__file__).parent.parent / "docs" / "cache.md").read_text()
-    found = re.search(r"```python\n(.*?)```", guide, re.DOTALL)
-    assert found is not None
-    code = found[1].replace("redis://localhost:6379/0", f"{redis_server.url}?socket_timeout=10")
-    assert code != found[1]
+    written = block("docs/cache.md", "program")
+    code = written.replace("redis://localhost:6379/0", f"{redis_server.url}?socket_timeout=10")
+    assert code != written
     monkeypatch.delenv("DATABASE_URL", raising=False)
     monkeypatch.setenv("SHARED_LEDGER_DATA", str(data))
     exec(code, {})

@@ -15,13 +15,13 @@ import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import httpx
 import pytest
 
-TOP = Path(__file__).parent.parent
-TUTORIAL = (TOP / "docs" / "tutorial.md").read_text()
+from documentation import TOP, Block, blocks, read, steps
+
 PORT_IN_TEXT = "localhost:8000"
 
 # What the tests' surroundings may have set.
@@ -29,19 +29,6 @@ VARIABLES = re.compile(
     "DATABASE_URL|DB_.*|SHARED_LEDGER_.*|ENVIRONMENT|API_TOKEN|HOST|PORT|COLUMNS|PYTEST_.*"
 )
 END = "--- the block has ended ---"
-
-
-class Block(NamedTuple):
-    """A fenced block: what it is in, the file it is of, and its text."""
-
-    kind: str
-    about: str
-    text: str
-
-
-def blocks(text: str) -> list[Block]:
-    found = re.findall(r"^```(\w+)(?: +([^\n]+))?\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    return [Block(*block) for block in found]
 
 
 class Terminal:
@@ -214,7 +201,7 @@ def reader() -> Iterator[Reader]:
 
 
 def test_the_tutorial_installs_what_there_is() -> None:
-    install, *_ = blocks(TUTORIAL)
+    install, *_ = blocks("docs/tutorial.md")
     asked = re.search(r"^pip install 'shared-ledger\[(.+)\]' pytest$", install.text, re.MULTILINE)
     assert asked is not None
     project = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]
@@ -224,13 +211,12 @@ def test_the_tutorial_installs_what_there_is() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the tutorial uses curl")
 def test_every_step_of_the_tutorial_does_what_it_says(reader: Reader) -> None:
-    _, *steps = blocks(TUTORIAL)
     served = False
-    for step in steps:
+    for step in steps("docs/tutorial.md"):
         reader.does(step)
         if step.about == "server" and not served:
             served = True
-            for link in re.findall(r"<http://(localhost:8000\S*)>", TUTORIAL):
+            for link in re.findall(r"<http://(localhost:8000\S*)>", read("docs/tutorial.md")):
                 assert httpx.get(f"http://{reader.here(link)}").status_code == 200, link
     assert served
 
