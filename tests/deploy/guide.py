@@ -1,14 +1,17 @@
-"""The blocks of docs/production.md that tests run."""
+"""The blocks of guides that tests run."""
 
 from __future__ import annotations
 
 import re
+import textwrap
 from pathlib import Path
 
-GUIDE = Path(__file__).parents[2] / "docs" / "production.md"
+DOCS = Path(__file__).parents[2] / "docs"
 
 
-def block(name: str) -> str:
+def block(name: str, *, page: str = "production.md", kind: str = "sh") -> str:
     """The commands after a comment of that name."""
-    (found,) = re.findall(rf"<!-- {name} -->\n```sh\n(.*?)```", GUIDE.read_text(), re.DOTALL)
-    return str(found)
+    text = (DOCS / page).read_text()
+    (found,) = re.findall(rf"<!-- {name} -->\n *```{kind}\n(.*?) *```", text, re.DOTALL)
+    # In a list they are indented.
+    return textwrap.dedent(found)
