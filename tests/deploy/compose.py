@@ -121,7 +121,7 @@ class Stack:
     """The project of compose.yaml, with secrets, ports and a network of its own."""
 
     def __init__(self, folder: Path, images: Path, environment: dict[str, str]) -> None:
-        self._environment = environment
+        self._environment = dict(environment)
         self._images = images
         self._file = folder / "env"
         self.ports = {
@@ -148,6 +148,10 @@ class Stack:
             "NGINX_RATE": "100000r/s",
             "NGINX_BURST": "100000",
         }
+        # What the environment says counts for more than the file: `make` has a VERSION, too.
+        self._environment |= {
+            name: value for name, value in settings.items() if name not in self.secrets
+        }
         self._file.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
         self.url = f"http://127.0.0.1:{self.ports['HTTP']}"
 
@@ -167,6 +171,12 @@ class Stack:
     def compose(self, *words: str, profiles: Sequence[str] = ("prod",)) -> str:
         """Run ``docker compose``; what it printed."""
         return run([*self.command(*profiles), *words], environment=self._environment)
+
+    def with_backups(self, *words: str, folder: str | None = None) -> str:
+        """Run ``docker compose`` with the file that adds backups; what it printed."""
+        added = ["-f", str(DEPLOY / "compose.backup.yaml"), "--profile", "prod"]
+        backup = {"BACKUP": folder} if folder else {}
+        return run([*self.command(), *added, *words], environment=self._environment | backup)
 
     def config_without(self, secret: str) -> str:
         """Run ``docker compose config`` where a secret is not set."""

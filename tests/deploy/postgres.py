@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil  # type: ignore[import-untyped]
@@ -151,5 +151,7 @@ def kill_tree(process: psutil.Process) -> None:
     process.suspend()
     doomed = [*process.children(recursive=True), process]
     for one in doomed:
-        one.kill()
+        # What a child has started may end by itself before it.
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
     psutil.wait_procs(doomed)

@@ -338,5 +338,5 @@ def test_the_embedded_book_is_dumped_and_loaded_by_its_own_programs(place: Path)
 
 def run_python(name: str, folder: Path) -> None:
     """Run a block of the guide that is a program."""
-    code = block(name, page=PAGE, kind="python")
+    code = block(name, page=PAGE)
     subprocess.run([sys.executable, "-c", code], cwd=folder, check=True)

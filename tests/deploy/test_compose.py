@@ -93,6 +93,18 @@ def test_compose_finds_nothing_wrong_with_its_file(project: Stack, profile: str)
     assert project.compose("config", "-q", profiles=[profile]) == ""
 
 
+def test_compose_finds_nothing_wrong_with_what_adds_backups(project: Stack) -> None:
+    with pytest.raises(Failed, match="required variable BACKUP is missing a value"):
+        project.with_backups("config", "-q")
+    said = json.loads(project.with_backups("config", "--format", "json", folder="/srv/backup"))
+    postgres = said["services"]["postgres"]
+    assert {one["target"] for one in postgres["volumes"]} > {
+        "/srv/backup",
+        "/var/lib/postgresql/data",
+    }
+    assert "archive_mode=on" in postgres["command"]
+
+
 def test_nothing_starts_without_its_secrets(project: Stack) -> None:
     for name in project.secrets:
         with pytest.raises(Failed) as failed:
@@ -415,6 +427,19 @@ def stored_nonces(stack: Stack, prefix: str) -> list[tuple[str, str]]:
     return sorted(
         (owner_id, nonce) for owner_id, _, nonce in (line.partition("|") for line in lines)
     )
+
+
+def test_a_dump_is_loaded_into_another_database_and_proven(stack: Stack, tmp_path: Path) -> None:
+    prefix = "docker compose -f deploy/compose.yaml"
+    commands = block("docker-dump", page="backup.md").replace(prefix, " ".join(stack.command()))
+    said = stack.shell(f"cd {tmp_path}\n{commands}")
+    assert "The book agrees" in said
+    words = ("-h", "127.0.0.1", "-U", "postgres", "-Atc", "select count(*) from ledger.entries")
+    counts = [
+        stack.within("postgres", "psql", "-d", name, *words) for name in ("ledger", "restored")
+    ]
+    assert counts[0] == counts[1]
+    assert int(counts[0]) > 0
 
 
 def test_an_instance_ends_in_order(stack: Stack) -> None:
