@@ -56,13 +56,6 @@ def test_each_alert_links_to_what_to_do_and_says_how_urgent_it_is() -> None:
         assert told[name].strip().startswith(f"*{alert['labels']['severity']}*")
 
 
-def test_the_runbook_links_to_nothing_that_is_not_there() -> None:
-    for target in re.findall(r"\]\(([^)]*)\)", RUNBOOK.read_text()):
-        file, _, heading = target.partition("#")
-        assert not file or (RUNBOOK.parent / file).is_file(), target
-        assert not heading or heading in {name.lower() for name in chapters()}, target
-
-
 def test_the_tool_of_the_alertmanager_finds_nothing_wrong() -> None:
     said = amtool("check-config", ALERTMANAGER)
     assert "2 receivers" in said

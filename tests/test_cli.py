@@ -225,7 +225,11 @@ def test_a_full_disk_is_one_line(empty: Mapping[str, str], ledger: Ledger[Any]) 
         pytest.skip("this system has no /dev/full")
     with full.open("wb") as file:
         command = [sys.executable, "-m", "shared_ledger.cli", "balance", "u", "--json"]
-        done = subprocess.run(command, check=False, stdout=file, stderr=subprocess.PIPE, text=True)
+        # As a shell has it: what is written last is written when Python ends.
+        buffered = {name: each for name, each in os.environ.items() if name != "PYTHONUNBUFFERED"}
+        done = subprocess.run(
+            command, check=False, stdout=file, stderr=subprocess.PIPE, text=True, env=buffered
+        )
     assert (done.returncode, done.stderr) == (1, "error: No space left on device\n")
 
 

@@ -15,8 +15,8 @@ from shared_ledger.apps.crowdfunding.lightning.tables import invoices
 from shared_ledger.embedded import Cluster
 from sparking import Spark, spark_on
 
-DONORS = int(os.environ.get("SHARED_LEDGER_DONORS", "20000"))
-"""A hundred thousand take five times as long."""
+DONORS = int(os.environ.get("SHARED_LEDGER_DONORS", "6000"))
+"""A hundred thousand take minutes."""
 FUNDS = 100_000
 AT_ONCE = 5_000
 

@@ -38,20 +38,24 @@ class OneLineErrors(TyperGroup):
         except (KeyboardInterrupt, typer.Abort):
             status = INTERRUPTED
         except BrokenPipeError:
-            status = _reader_gone()
+            # Nobody reads the output any more (`| head`): say nothing.
+            status = FAILURE
         except Exception as error:  # Whatever it is, the user gets one line.
             if sys.flags.dev_mode:
                 raise
             status, sentence = _explain(error)
             print_error(sentence)
+        _let_go_of_output()
         sys.exit(status if isinstance(status, int) else 0)
 
 
-def _reader_gone() -> int:
-    """Nobody reads the output any more (``| head``): say nothing, now or when Python ends."""
-    with open(os.devnull, "wb") as nowhere:  # noqa: PTH123  # a descriptor is wanted
-        os.dup2(nowhere.fileno(), sys.stdout.fileno())
-    return FAILURE
+def _let_go_of_output() -> None:
+    """Forget what cannot be written: Python would try again when it ends, and fail for it."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123  # a descriptor is wanted
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def _explain(error: Exception) -> tuple[int, str]:
