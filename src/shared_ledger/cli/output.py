@@ -101,6 +101,8 @@ def print_block(table: Table) -> None:
         target.print(table)
     for line in capture.get().splitlines():
         sys.stdout.write(f"{line.rstrip()}\n")
+    # Also of a command that goes on for days, as `serve` does.
+    sys.stdout.flush()
 
 
 def second(at: datetime) -> str:
