@@ -155,6 +155,23 @@ def test_its_migration_makes_what_the_application_has(
 
 
 @pytest.mark.slow
+def test_tables_of_another_book_on_the_search_path_are_none_of_its_own(
+    folder: Path, book: dict[str, str]
+) -> None:
+    assert invoke("bookings").exit_code == 0
+    database = f"other_{book['SHARED_LEDGER_SCHEMA']}"
+    query(book["DATABASE_URL"], f"create database {database}")
+    url = book["DATABASE_URL"].replace("/postgres?", f"/{database}?")
+    for table in "bookings_items", "bookings_rooms":
+        query(url, f"create table public.{table} (id bigint)")
+    alembic = ("alembic", "-c", "bookings/alembic.ini")
+    environment = book | {"DATABASE_URL": url}
+    tool(folder, *alembic, "upgrade", "head", **environment)
+    said = tool(folder, *alembic, "check", **environment)
+    assert "No new upgrade operations detected." in said
+
+
+@pytest.mark.slow
 def test_the_next_migration_is_complete_linted_and_formatted(
     folder: Path, book: dict[str, str]
 ) -> None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import sqlalchemy as sa
@@ -123,6 +124,7 @@ class _Own:
         self, connection: Connection, app: str, metadata: sa.MetaData | None, book: BookTables
     ) -> None:
         self._app = app
+        self._connection = connection
         self._default = connection.dialect.default_schema_name
         self._book = {(book.schema, table.name) for table in book.metadata.sorted_tables}
         self._book.add((book.schema, VERSION_TABLE))
@@ -139,6 +141,8 @@ class _Own:
             return (name or self._default) in self._schemas
         if kind != "table" or name is None:
             return True
+        if parents["schema_name"] is None and name not in self._in_default:
+            return False
         qualified = (parents["schema_name"] or self._default, name)
         if qualified in self._book or name in {f"{app}_version" for app in self._apps}:
             return False
@@ -147,6 +151,12 @@ class _Own:
     def thing(self, thing: Any, name: str | None, kind: str, *_: Any) -> bool:
         """Tell whether something of the metadata is to be compared."""
         return kind != "table" or (thing.schema or self._default, name) not in self._book
+
+    @cached_property
+    def _in_default(self) -> frozenset[str]:
+        # Without a schema's name, the tables of every schema on the search path are found: those
+        # of the same application on another book too.
+        return frozenset(sa.inspect(self._connection).get_table_names(self._default))
 
     def _owner(self, table: str) -> str | None:
         # The longest name that fits: "shop_items_prices" is not of "shop" if there is "shop_items".
