@@ -1,4 +1,4 @@
-"""How often something was done lately: counts by name, kept by the library ``limits``.
+"""How often something was done lately: counts by name; limits are the library's, ``limits``.
 
 A window of a name begins with the first of it and ends after its length, whatever happens in it;
 what is refused counts as well. So within one window never more than the limit passes, and in any
@@ -28,8 +28,6 @@ from limits.aio.storage import RedisStorage
 from limits.aio.storage.redis.redispy import RedispyBridge
 from limits.aio.strategies import FixedWindowRateLimiter as SharedFixedWindow
 from limits.errors import StorageError
-from limits.storage import Storage
-from limits.strategies import FixedWindowRateLimiter
 
 from shared_ledger.errors import ConfigurationError
 
@@ -42,6 +40,10 @@ CONNECTIONS = 10
 PREFIX = "shared-ledger:limits"
 
 _PORT = 6379
+
+_Key = tuple[str, str]
+"""A limit's text, and a name."""
+_NONE = (0, 0.0)
 
 _T = TypeVar("_T")
 
@@ -57,12 +59,14 @@ class Limit:
         If it is not one limit, of at least 1 in at most a day.
     """
 
-    __slots__ = ("item", "shared", "text")
+    __slots__ = ("amount", "item", "seconds", "shared", "text")
 
     def __init__(self, text: str) -> None:
         self.text = text
         self.item = _parsed(text)
-        self.shared = self.item.amount <= SHARED_UP_TO_PER_S * self.item.get_expiry()
+        self.amount = self.item.amount
+        self.seconds = self.item.get_expiry()
+        self.shared = self.amount <= SHARED_UP_TO_PER_S * self.seconds
 
 
 class Counts:
@@ -70,25 +74,34 @@ class Counts:
 
     def __init__(self, redis_url: str | None = None) -> None:
         self._memory = Memory()
-        self._limiter = FixedWindowRateLimiter(self._memory)
         self._shared = _Shared(redis_url) if redis_url else None
+
+    def shares(self, limit: Limit) -> bool:
+        """Tell whether all processes count this together; otherwise ``take_here`` will do."""
+        return limit.shared and self._shared is not None
+
+    def take_here(self, limit: Limit, name: str) -> int:
+        """Count one more of a name in this process; return as ``take``."""
+        key = (limit.text, name)
+        if self._memory.add(key, limit.seconds) <= limit.amount:
+            return 0
+        return self._wait_s(limit, key)
 
     async def take(self, limit: Limit, name: str) -> int:
         """Count one more of a name; return 0, or in how many whole seconds there is room again."""
         if self._shared is not None and limit.shared:
+            key = (limit.text, name)
             # Who was refused is refused until his window ends: that needs no asking.
-            if wait_s := self._wait_s(limit, name):
+            if wait_s := self._wait_s(limit, key):
                 return wait_s
             try:
                 if wait_s := await self._shared.take(limit, name):
-                    self._memory.fill(limit.item.key_for(name), limit.item.amount, wait_s)
+                    self._memory.fill(key, limit.amount, wait_s)
             except _Unusable:
                 pass
             else:
                 return wait_s
-        if self._limiter.hit(limit.item, name):
-            return 0
-        return self._wait_s(limit, name)
+        return self.take_here(limit, name)
 
     async def give_back(self, limit: Limit, name: str) -> None:
         """Count one less of a name: it need not have been counted."""
@@ -98,9 +111,9 @@ class Counts:
             except _Unusable:
                 pass
             else:
-                self._memory.clear(limit.item.key_for(name))
+                self._memory.clear((limit.text, name))
                 return
-        self._limiter.hit(limit.item, name, cost=-1)
+        self._memory.add((limit.text, name), limit.seconds, -1)
 
     async def check(self) -> bool | None:
         """Tell whether Redis answers; ``None`` if there is none."""
@@ -111,75 +124,50 @@ class Counts:
         if self._shared is not None:
             await self._shared.close()
 
-    def _wait_s(self, limit: Limit, name: str) -> int:
+    def _wait_s(self, limit: Limit, key: _Key) -> int:
         """Tell how long the memory has no room for one more."""
-        key = limit.item.key_for(name)
-        if self._memory.get(key) < limit.item.amount:
-            return 0
-        return max(1, math.ceil(self._memory.get_expiry(key) - time.time()))
+        count, left_s = self._memory.get(key)
+        return 0 if count < limit.amount else max(1, math.ceil(left_s))
 
 
-class Memory(Storage):
-    """What ``limits`` counts in this process.
+class Memory:
+    """What is counted in this process.
 
-    Its own ``MemoryStorage`` looks at all names a hundred times a second, and forgets none before
-    its time.
+    The library's own looks at all names a hundred times a second, and forgets none before its time.
     """
 
-    STORAGE_SCHEME = None
-
     def __init__(self) -> None:
-        super().__init__()
-        # Of each name how many, and when its window ends. The oldest windows come first.
-        self._windows: dict[str, tuple[int, float]] = {}
+        # Of each key how many, and when its window ends. The oldest windows come first.
+        self._windows: dict[_Key, tuple[int, float]] = {}
 
-    @property
-    def base_exceptions(self) -> type[Exception]:
-        """What may go wrong: nothing."""
-        return ValueError
-
-    def incr(self, key: str, expiry: int, amount: int = 1) -> int:
-        """Count more of a key, in a window of ``expiry`` seconds if there is none."""
+    def add(self, key: _Key, seconds: float, amount: int = 1) -> int:
+        """Count more of a key, in a window of so many seconds if there is none; return how many."""
         now = time.monotonic()
-        count, ends = self._windows.get(key, (0, 0.0))
+        count, ends = self._windows.get(key, _NONE)
         if now < ends:
             count += amount
             self._windows[key] = count, ends
             return count
         # What is given back after its window needs no other.
         if amount > 0:
-            self._begin(key, amount, now + expiry)
+            self._begin(key, amount, now + seconds)
         return max(0, amount)
 
-    def fill(self, key: str, count: int, expiry: int) -> None:
+    def fill(self, key: _Key, count: int, seconds: float) -> None:
         """Begin a window with a count."""
-        self._begin(key, count, time.monotonic() + expiry)
+        self._begin(key, count, time.monotonic() + seconds)
 
-    def get(self, key: str) -> int:
-        """Return how many there are of a key."""
-        count, ends = self._windows.get(key, (0, 0.0))
-        return count if time.monotonic() < ends else 0
+    def get(self, key: _Key) -> tuple[int, float]:
+        """Return how many there are of a key, and in how many seconds its window ends."""
+        count, ends = self._windows.get(key, _NONE)
+        left_s = ends - time.monotonic()
+        return (count, left_s) if left_s > 0 else _NONE
 
-    def get_expiry(self, key: str) -> float:
-        """Return when its window ends, in seconds since 1970."""
-        _, ends = self._windows.get(key, (0, 0.0))
-        return time.time() + max(0.0, ends - time.monotonic())
-
-    def check(self) -> bool:
-        """Memory is there."""
-        return True
-
-    def reset(self) -> int:
-        """Forget everything."""
-        count = len(self._windows)
-        self._windows.clear()
-        return count
-
-    def clear(self, key: str) -> None:
+    def clear(self, key: _Key) -> None:
         """Forget a key."""
         self._windows.pop(key, None)
 
-    def _begin(self, key: str, count: int, ends: float) -> None:
+    def _begin(self, key: _Key, count: int, ends: float) -> None:
         self._windows.pop(key, None)
         while len(self._windows) >= MAX_REMEMBERED:
             del self._windows[next(iter(self._windows))]
@@ -240,7 +228,7 @@ class _Shared:
         ends = await self._storage.get_expiry(limit.item.key_for(name))
         # Redis rounds to the nearest second: one more is never too early.
         wait_s = math.ceil(ends - time.time()) + 1
-        return max(1, min(wait_s, limit.item.get_expiry()))
+        return max(1, min(wait_s, limit.seconds))
 
     async def _give_back(self, limit: Limit, name: str) -> None:
         await self._limiter.hit(limit.item, name, cost=-1)

@@ -54,8 +54,8 @@ class Gate:
         # Threads of its own: whoever tries keys at random must not keep readers waiting.
         self._threads = ThreadPoolExecutor(CONNECTIONS, "shared-ledger-access")
 
-    async def service(self, key: bytes) -> Caller:
-        """Return the service that has a key.
+    def service(self, key: bytes) -> Caller | Awaitable[Caller]:
+        """Return the service that has a key, or, if it must be looked up, who is to be awaited.
 
         Raises
         ------
@@ -67,11 +67,11 @@ class Gate:
         digest = _digest(b"key", key)
         if self._configured is not None and hmac.compare_digest(digest, self._configured):
             return self._operator
-        return await self._caller(digest, key, self._service)
+        return self._caller(digest, key, self._service)
 
-    async def user(self, token: bytes) -> Caller:
-        """Return the user of a token; raises as ``service``."""
-        return await self._caller(_digest(b"token", token), token, self._user)
+    def user(self, token: bytes) -> Caller | Awaitable[Caller]:
+        """Return the user of a token as ``service`` does; raises as it."""
+        return self._caller(_digest(b"token", token), token, self._user)
 
     async def run(self, call: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """Call the store in a thread; what it logs is logged for the same request."""
@@ -89,7 +89,9 @@ class Gate:
         self._threads.shutdown()
         self.store.close()
 
-    async def _caller(self, digest: bytes, given: bytes, look_up: _LookUp) -> Caller:
+    def _caller(
+        self, digest: bytes, given: bytes, look_up: _LookUp
+    ) -> Caller | Awaitable[Caller]:
         # What is compared are digests: the time that takes tells nothing about a secret.
         seen = self._seen.get(digest)
         now = time.monotonic()
@@ -98,7 +100,7 @@ class Gate:
                 self._ask(digest, given, look_up)
             return seen[0]
         # One look-up serves all who wait for it, and goes on if one of them leaves.
-        return await asyncio.shield(self._ask(digest, given, look_up))
+        return asyncio.shield(self._ask(digest, given, look_up))
 
     def _ask(self, digest: bytes, given: bytes, look_up: _LookUp) -> asyncio.Task[Caller]:
         task = self._asked.get(digest)

@@ -6,6 +6,7 @@ A user's token comes as RFC 6750 has it: ``Authorization: Bearer …``.
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable
 
 from starlette.requests import Request
 
@@ -40,7 +41,8 @@ async def caller_of(request: Request) -> Caller:
         If very many wrong ones came from there.
     """
     try:
-        caller = await _caller(request)
+        found = _caller(request)
+        caller = found if isinstance(found, Caller) else await found
     except CredentialsRefused as refused:
         if refused.given:
             # Only wrong ones are counted: who has the right ones may share the address.
@@ -59,7 +61,7 @@ async def caller_of(request: Request) -> Caller:
     return caller
 
 
-async def _caller(request: Request) -> Caller:
+def _caller(request: Request) -> Caller | Awaitable[Caller]:
     key = authorization = None
     for name, value in request.scope["headers"]:
         # Given twice it is neither.
@@ -70,11 +72,11 @@ async def _caller(request: Request) -> Caller:
     if authorization is None:
         if key is None:
             raise CredentialsRefused("no credentials", given=False)
-        return await gate_of(request).service(key)
+        return gate_of(request).service(key)
     if key is not None:
         raise CredentialsRefused(
             "a key and a token", detail=f"send a bearer token or {KEY_HEADER}, not both"
         )
     if authorization[: len(_RAW_BEARER)].lower() != _RAW_BEARER:
         raise CredentialsRefused("an authorization that is no bearer token")
-    return await gate_of(request).user(authorization[len(_RAW_BEARER) :].strip())
+    return gate_of(request).user(authorization[len(_RAW_BEARER) :].strip())

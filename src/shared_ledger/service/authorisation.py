@@ -183,7 +183,9 @@ async def permitted(request: Request) -> Permit:
         If the route shows another's account.
     """
     caller = await caller_of(request)
-    await rates_of(request).count(request, caller.kind, caller.name)
+    # Most are counted here, and nothing is to be awaited.
+    if counted := rates_of(request).count(request, caller.kind, caller.name):
+        await counted
     route = request.scope["route"]
     rights = rights_of(request)
     if rights is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -36,14 +36,13 @@ class SafeHeaders:
         self._headers = (*SAFE, HTTPS_ONLY) if production else SAFE
         self._leaving = leaving
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         """Answer a request."""
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
+            return self._app(scope, receive, send)
         asked = asked_of(scope)
 
-        async def safe(message: Message) -> None:
+        def safe(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 headers = message["headers"]
                 more = self._headers
@@ -57,6 +56,6 @@ class SafeHeaders:
                     message["headers"].append((HEADER, asked.request_id.encode()))
                 if self._leaving():
                     message["headers"].append(CLOSE)
-            await send(message)
+            return send(message)
 
-        await self._app(scope, receive, safe)
+        return self._app(scope, receive, safe)

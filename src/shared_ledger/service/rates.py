@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Literal
 
 from fastapi import Request
@@ -37,8 +38,8 @@ class RateLimits:
         }
         self._counts = counts
 
-    async def count(self, request: Request, kind: Asker, name: str) -> None:
-        """Count a request of somebody.
+    def count(self, request: Request, kind: Asker, name: str) -> Awaitable[None] | None:
+        """Count a request of somebody; what is returned, if anything, is to be awaited.
 
         Raises
         ------
@@ -47,16 +48,24 @@ class RateLimits:
         """
         limit = self._limits[kind]
         if limit is None:
-            return
+            return None
         scope = request.scope
         application = ledger_of(request).application.name
         key = f"{kind} {name} {scope['method']} {scope['route'].path} {application}"
-        if wait_s := await self._counts.take(limit, key):
+        if self._counts.shares(limit):
+            return self._count_together(limit, key)
+        if wait_s := self._counts.take_here(limit, key):
             raise TooManyRequests(limit=limit.text, retry_after_s=wait_s)
+        return None
 
     async def count_network(self, request: Request) -> None:
         """Count a request by where it comes from; raises as ``count``."""
-        await self.count(request, "anonymous", network_of_client(request))
+        if shared := self.count(request, "anonymous", network_of_client(request)):
+            await shared
+
+    async def _count_together(self, limit: Limit, key: str) -> None:
+        if wait_s := await self._counts.take(limit, key):
+            raise TooManyRequests(limit=limit.text, retry_after_s=wait_s)
 
 
 def rates_of(request: Request) -> RateLimits:
