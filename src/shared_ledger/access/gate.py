@@ -89,9 +89,7 @@ class Gate:
         self._threads.shutdown()
         self.store.close()
 
-    def _caller(
-        self, digest: bytes, given: bytes, look_up: _LookUp
-    ) -> Caller | Awaitable[Caller]:
+    def _caller(self, digest: bytes, given: bytes, look_up: _LookUp) -> Caller | Awaitable[Caller]:
         # What is compared are digests: the time that takes tells nothing about a secret.
         seen = self._seen.get(digest)
         now = time.monotonic()

@@ -19,6 +19,7 @@ from shared_ledger.bench.measures import CALLERS
 from shared_ledger.bench.stages import Stages
 from shared_ledger.bench.work import Work
 from shared_ledger.operations import SHARED
+from shared_ledger.service.answers import Json
 from shared_ledger.service.app import create_app
 from shared_ledger.service.direct import DirectRoute, read_body
 from shared_ledger.service.observers import observers_of
@@ -30,7 +31,7 @@ from shared_ledger.settings import load_settings
 async def bare(request: Request) -> Response:
     """Parse a posting and answer with it."""
     body = decode_body(await read_body(request))
-    return Response(encode(body), 201, None, "application/json")
+    return Json(encode(body), 201)
 
 
 async def burst(request: Request) -> Response:

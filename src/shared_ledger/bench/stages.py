@@ -46,7 +46,8 @@ class Stages:
         began = clock()
         caller = await caller_of(request)
         authenticated = clock()
-        await rates_of(request).count(request, caller.kind, caller.name)
+        if counted := rates_of(request).count(request, caller.kind, caller.name):
+            await counted
         limited = clock()
         permit = await permitted(request)
         known = clock()

@@ -9,6 +9,7 @@ from itertools import count
 from secrets import token_hex
 from typing import NamedTuple
 
+import msgspec
 from starlette.types import Scope
 
 from shared_ledger.origin import ORIGIN
@@ -32,7 +33,7 @@ class Written(NamedTuple):
     """How many were written together."""
 
 
-class Asked:
+class Asked(msgspec.Struct, eq=False):
     """One request that is being served.
 
     Attributes
@@ -47,18 +48,17 @@ class Asked:
         The batches in which it was written; ``None`` if nobody wants to know.
     """
 
-    __slots__ = ("request_id", "status", "trace_id", "written")
-
-    def __init__(self, request_id: str) -> None:
-        self.request_id = request_id
-        self.status = 500
-        self.trace_id: str | None = None
-        self.written: list[Written] | None = None
+    request_id: str
+    status: int = 500
+    trace_id: str | None = None
+    written: list[Written] | None = None
 
 
-def asked_of(scope: Scope) -> Asked | None:
-    """Return what was noted of a request, if anybody notes it."""
+def asked_of(scope: Scope) -> Asked:
+    """Return what is noted of a request over HTTP: who asks first begins it."""
     asked: Asked | None = scope.get("asked")
+    if asked is None:
+        asked = scope["asked"] = Asked(request_id_of(scope["headers"]))
     return asked
 
 

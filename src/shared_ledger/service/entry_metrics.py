@@ -109,7 +109,7 @@ class EntryMetrics:
 
     def posted(self, outcomes: Iterable[tuple[AnyCommand, Decided]]) -> None:
         """Count what became of commands."""
-        sums: dict[tuple[str, str, str], _Sum] = {}
+        counts: dict[tuple[str, str, str, int], int] = {}
         for command, outcome in outcomes:
             # First and shortest what happens most.
             if type(command) is Command and type(outcome) is Posted and not outcome.replayed:
@@ -117,15 +117,11 @@ class EntryMetrics:
             else:
                 entries = self._others(command, outcome)
             for entry in entries:
-                key = (entry.app, entry.operation, entry.asset)
-                found = sums.get(key)
-                if found is None:
-                    found = sums[key] = _Sum()
-                found.entries += 1
-                if entry.amount > 0:
-                    found.credited += entry.amount
-                else:
-                    found.debited -= entry.amount
+                key = (entry.app, entry.operation, entry.asset, entry.amount)
+                counts[key] = counts.get(key, 0) + 1
+        sums: dict[tuple[str, str, str], _Sum] = {}
+        for (app, operation, asset, amount), count in counts.items():
+            sums.setdefault((app, operation, asset), _Sum()).add(amount, count)
         for (app, operation, asset), found in sums.items():
             self._entries.labels(app, operation).inc(found.entries)
             if found.credited:
@@ -161,6 +157,13 @@ class _Sum:
 
     def __init__(self) -> None:
         self.entries = self.credited = self.debited = 0
+
+    def add(self, amount: int, count: int) -> None:
+        self.entries += count
+        if amount > 0:
+            self.credited += count * amount
+        else:
+            self.debited -= count * amount
 
 
 def _apart(command: AnyCommand, outcome: Decided) -> Iterator[tuple[AnyCommand, Decided]]:

@@ -51,9 +51,8 @@ class SafeHeaders:
                     said = dict(headers)
                     more = [header for header in more if header[0] not in said]
                 message["headers"] = [*headers, *more]
-                if asked is not None:
-                    asked.status = message["status"]
-                    message["headers"].append((HEADER, asked.request_id.encode()))
+                asked.status = message["status"]
+                message["headers"].append((HEADER, asked.request_id.encode()))
                 if self._leaving():
                     message["headers"].append(CLOSE)
             return send(message)

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from shared_ledger.access.keys import ApiKey, NewKey, check_grace, check_new
 from shared_ledger.service import access_documentation as docs
-from shared_ledger.service.answers import JSON, encode, ledger_of, with_fields
+from shared_ledger.service.answers import Json, encode, ledger_of, with_fields
 from shared_ledger.service.auth import gate_of
 from shared_ledger.service.authorisation import permitted
 from shared_ledger.service.bodies import RotateBody, decode_key, decode_rotate, decoded, read_json
@@ -25,7 +25,7 @@ async def list_keys(request: Request) -> Response:
     await permitted(request)
     gate = gate_of(request)
     keys = await gate.run(gate.store.keys)
-    return Response(encode({"keys": keys}), HTTPStatus.OK, None, JSON)
+    return Json(encode({"keys": keys}))
 
 
 async def create_key(request: Request) -> Response:
@@ -68,12 +68,12 @@ async def revoke_key(request: Request) -> Response:
     gate = gate_of(request)
     revoked = await gate.run(gate.store.revoke_key, key_id)
     gate.forget(key_id)
-    return Response(encode(revoked), HTTPStatus.OK, None, JSON)
+    return Json(encode(revoked))
 
 
 def _with_secret(record: ApiKey, key: str, status: HTTPStatus) -> Response:
     fields: Any = with_fields(record, b'"key":' + encode(key))
-    return Response(fields, status, None, JSON)
+    return Json(fields, status)
 
 
 router.add_api_route(

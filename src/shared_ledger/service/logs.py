@@ -13,9 +13,10 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import starmap
 from typing import TextIO, cast
 
 import msgspec
@@ -179,17 +180,11 @@ class _Lines:
         """Write what waits now, and one more line after that."""
         self._is_due = False
         with self._writing:
-            text = "".join([self._line(*served) for served in self._taken()])
+            # Others may add meanwhile; nobody else takes.
+            waiting = [self._waiting.popleft() for _ in range(len(self._waiting))]
+            text = "".join(starmap(self._line, waiting))
             self._stream.write(text + last)
             self._stream.flush()
-
-    def _taken(self) -> Iterator[_Served]:
-        # Others may add meanwhile: what they add is not lost, whoever writes it.
-        while self._waiting:
-            try:
-                yield self._waiting.popleft()
-            except IndexError:
-                return
 
 
 class _Handler(logging.Handler):
@@ -215,26 +210,26 @@ class _JsonLine:
     """Makes the lines of requests: what is alike of many is made once."""
 
     def __init__(self) -> None:
-        self._millisecond = 0
+        self._second = 0
         self._begin = ""
 
     def __call__(self, kind: Kind, now: float, seconds: float, asked: Asked) -> str:
         """Return a request's line."""
-        millisecond = int(1_000 * now)
-        if millisecond != self._millisecond:
-            self._millisecond = millisecond
-            self._begin = f'{{"timestamp":"{_time(millisecond / 1_000)}"'
+        second = int(now)
+        if second != self._second:
+            self._second = second
+            self._begin = f'{{"timestamp":"{datetime.fromtimestamp(second, UTC):%Y-%m-%dT%H:%M:%S}.'
         if not kind.text:
             kind.text = _json_of(kind)
         end = "}\n" if asked.trace_id is None else f',"trace_id":"{asked.trace_id}"}}\n'
         return (
-            f'{self._begin}{kind.text}"duration_ms":{1_000 * seconds:.3f},'
+            f"{self._begin}{int(1_000 * (now - second)):03d}{kind.text}{1_000 * seconds:.3f},"
             f'"request_id":"{asked.request_id}"{end}'
         )
 
 
 def _json_of(kind: Kind) -> str:
-    """Return what is alike of many lines, as members of an object between two others."""
+    """Return what is alike of many lines, between the time's milliseconds and the duration."""
     alike = {
         "level": "info",
         "logger": REQUESTS,
@@ -244,7 +239,7 @@ def _json_of(kind: Kind) -> str:
         "status": kind.status,
         "caller": kind.caller,
     }
-    return f",{msgspec.json.encode(alike).decode()[1:-1]},"
+    return f'Z",{msgspec.json.encode(alike).decode()[1:-1]},"duration_ms":'
 
 
 class _ConsoleLine:

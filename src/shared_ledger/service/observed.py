@@ -1,4 +1,4 @@
-"""What is done with every request: it gets an id, is counted and timed, and logged in one line."""
+"""What is done with every request: it is counted and timed, and logged in one line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import time
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shared_ledger.origin import ORIGIN
-from shared_ledger.service.asked import Asked, request_id_of
+from shared_ledger.service.asked import asked_of
 from shared_ledger.service.logs import Kind, RequestLog
 from shared_ledger.service.request_metrics import RequestMetrics, Series
 
@@ -32,7 +32,7 @@ class ObservedRequests:
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()
-        asked = scope["asked"] = Asked(request_id_of(scope["headers"]))
+        asked = asked_of(scope)
         before = ORIGIN.set(asked)
         try:
             await self._app(scope, receive, send)

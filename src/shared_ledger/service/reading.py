@@ -12,7 +12,7 @@ from shared_ledger.book import Statement
 from shared_ledger.errors import InvalidPosting
 from shared_ledger.operations import CREDITS
 from shared_ledger.service import documentation as docs
-from shared_ledger.service.answers import JSON, answer, encode, ledger_of, shown, with_fields
+from shared_ledger.service.answers import Json, answer, encode, ledger_of, shown, with_fields
 from shared_ledger.service.authorisation import permitted
 from shared_ledger.service.direct import DirectRoute
 from shared_ledger.service.parameters import moment, number, query, required
@@ -36,7 +36,7 @@ async def balance_as_asked(request: Request) -> Response:
     balance = await ledger_of(request).abalance(owner_id, asset=asset, at=at)
     if at is None:
         return answer(balance)
-    return Response(with_fields(balance, b'"at":' + encode(at)), 200, None, JSON)
+    return Json(with_fields(balance, b'"at":' + encode(at)))
 
 
 async def get_entries(request: Request) -> Response:

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from shared_ledger.operations import CREDITS
 from shared_ledger.service import budgets, holds, keys, posting, reading, users
 from shared_ledger.service import documentation as docs
-from shared_ledger.service.answers import JSON, answer_entry, encode, ledger_of
+from shared_ledger.service.answers import Json, answer_entry, encode, ledger_of
 from shared_ledger.service.auth import gate_of
 from shared_ledger.service.authorisation import check_posting, permitted
 from shared_ledger.service.bodies import decode_body, decoded, posting_of
@@ -53,7 +53,7 @@ async def get_ledger(request: Request) -> Response:
     if request.scope["query_string"]:
         return await reading.balance_as_asked(request)
     balance = await ledger_of(request).abalance(request.path_params["owner_id"], asset=CREDITS)
-    return Response(encode(balance), 200, None, JSON)
+    return Json(encode(balance))
 
 
 async def get_balance(request: Request) -> Response:
@@ -62,7 +62,7 @@ async def get_balance(request: Request) -> Response:
     query(request)
     owner_id = request.path_params["owner_id"]
     balance = await ledger_of(request).abalance(owner_id, asset=CREDITS)
-    return Response(encode({"owner_id": owner_id, "balance": balance.balance}), 200, None, JSON)
+    return Json(encode({"owner_id": owner_id, "balance": balance.balance}))
 
 
 router.add_api_route(

@@ -89,10 +89,10 @@ class _TracedRequests:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        asked = asked_of(scope)
-        if scope["type"] != "http" or asked is None:
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        asked = asked_of(scope)
         method = scope["method"]
         attributes = {"http.request.method": method, "request_id": asked.request_id}
         span = self._tracer.start_span(

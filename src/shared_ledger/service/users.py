@@ -21,7 +21,7 @@ from shared_ledger.access.refusals import CredentialsRefused, TooManyAttempts
 from shared_ledger.access.users import User, check_password, check_username, folded
 from shared_ledger.errors import InvalidPosting
 from shared_ledger.service import access_documentation as docs
-from shared_ledger.service.answers import JSON, encode
+from shared_ledger.service.answers import Json, encode
 from shared_ledger.service.auth import gate_of
 from shared_ledger.service.authorisation import admitted, permitted
 from shared_ledger.service.bodies import decode_register, read_json
@@ -90,7 +90,7 @@ async def register(request: Request) -> Response:
     )
     if (registered := request.app.state.registered) is not None:
         await registered(request.app.state.own, user.username)
-    return Response(encode(_shown(user)), HTTPStatus.CREATED, None, JSON)
+    return Json(encode(_shown(user)), HTTPStatus.CREATED)
 
 
 async def log_in(request: Request) -> Response:
@@ -126,7 +126,7 @@ async def answer_token(request: Request) -> Response:
         "token_type": "bearer",
         "expires_in": gate.tokens.lifetime_s,
     }
-    return Response(encode(token), HTTPStatus.OK, None, JSON)
+    return Json(encode(token))
 
 
 async def show_me(request: Request) -> Response:
@@ -146,7 +146,7 @@ async def show_me(request: Request) -> Response:
             "owner_id": caller.name,
             "is_admin": caller.kind == "administrator",
         }
-    return Response(encode(content), HTTPStatus.OK, None, JSON)
+    return Json(encode(content))
 
 
 async def _user_of(
