@@ -83,6 +83,12 @@ JSON = st.recursive(
 )
 METADATA = st.one_of(st.none(), st.dictionaries(TEXTS, JSON, max_size=4))
 
+
+def batches_of(metadata: st.SearchStrategy[Any]) -> st.SearchStrategy[list[tuple[str, str, Any]]]:
+    """Owners, nonces and metadata."""
+    return st.lists(st.tuples(TEXTS, TEXTS, metadata), min_size=1, max_size=5)
+
+
 _numbers = count(1)
 
 
@@ -93,7 +99,11 @@ def book(cluster: Cluster) -> Iterator[tuple[SharedLedger, str, str]]:
         yield ledger, cluster.url, "fuzz"
 
 
-@given(st.lists(st.tuples(TEXTS, TEXTS, METADATA), min_size=1, max_size=5))
+# Without metadata they are inserted, with it copied.
+@given(batches_of(st.none()) | batches_of(METADATA))
+@example(
+    [("\\.", "\\N", None), ("a\\", "b\\\\", None), ('{"a', '","', None), ("NULL", "null", None)]
+)
 @example([("\\.", "\\N", {"\\": "\\"}), ("a\\", "b\\\\", {"\\.": ["\n\\.\n"]})])
 @example([('{"a"', '","', {'"': '","'}), ("NULL", "null", {})])
 @example([("user1", "\n\\.\nselect", None), ("user1", "a\tb", None)])

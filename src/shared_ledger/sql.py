@@ -167,6 +167,21 @@ def statements(schema: str) -> Mapping[str, str]:
             from unnest(:owners::text[], :assets::text[]) as new (owner, kind)
             on conflict do nothing
         """,
+        "insert": f"""
+            insert into {book}.entries (
+                id, app, operation, owner_id, counterparty, asset, amount, balance_after, nonce,
+                created_on
+            )
+            select number, application, name::{book}.operation, owner, against, kind, gain, balance,
+                once, at
+            from unnest(
+                :ids::bigint[], :apps::text[], :operations::text[], :owners::text[],
+                :counterparties::text[], :assets::text[], :amounts::bigint[], :balances::bigint[],
+                :nonces::text[], :ats::timestamptz[]
+            ) as new (
+                number, application, name, owner, against, kind, gain, balance, once, at
+            )
+        """,
         "save": f"""
             update {book}.accounts
             set posted = balance,

@@ -1,8 +1,10 @@
 """Load and save a batch on one connection of the driver; the statements are in ``sql``.
 
-A batch is one transaction in three round trips: begin, lock and read; copy the new entries; change
-the accounts and commit. Locks are taken in one order by everybody, so that no two batches can wait
-for each other:
+A batch is one transaction in three steps: begin, lock and read; copy the new entries; change the
+accounts and commit. A small one inserts its entries in the last step: COPY takes two round trips of
+its own, and after each the thread waits for its turn with the interpreter.
+
+Locks are taken in one order by everybody, so that no two batches can wait for each other:
 
 1. existing accounts of owners, in order;
 2. the budgets that the batch spends, in order;
@@ -48,12 +50,14 @@ from shared_ledger.schema import (
     MAX_SCHEMAS,
     checked_schema,
 )
-from shared_ledger.sql import escaped, numbers, statements, text_array
+from shared_ledger.sql import escaped, numbers, statements, text_array, times
 
 NULL = "\\N"
 # Of an entry; the others are of holds, groups, reversals and credits that expire.
 PLAIN_COLUMNS = 12
 MORE_IDS = 100
+FEW = 250
+"""The most plain entries that are inserted and not copied."""
 # Of an account whose version is not asked for: no other is later.
 LATEST = 2**53
 # Statements that return no rows; in a pipeline nobody waits for them.
@@ -61,6 +65,7 @@ WRITES = frozenset(
     {
         "open",
         "open_empty",
+        "insert",
         "save",
         "save_held",
         "save_whole",
@@ -134,6 +139,8 @@ class Store:
     def __init__(self, url: str, schema: str) -> None:
         self._connection = connect(url)
         self._cursor = self._connection.cursor(binary=True)
+        self._few = False
+        self._waiting: list[Entry] = []
         self._copying: ExitStack | None = None
         self._copier: psycopg.Copy
         self._opened: set[AccountKey] = set()
@@ -227,6 +234,9 @@ class Store:
         self.plain = (
             plain and not book.holds and not any(account.whole for account in accounts.values())
         )
+        # COPY takes round trips of its own, and these go with the commit.
+        self._few = self.plain and len(commands) <= FEW and not any(map(_has_metadata, commands))
+        self._waiting = []
         self.opens = len(accounts) < sum(map(len, owners.values()))
         return book
 
@@ -249,6 +259,9 @@ class Store:
 
     def append(self, entries: Sequence[Entry]) -> None:
         """Send entries to the database, which stores them while the caller goes on."""
+        if self._few:
+            self._waiting += entries
+            return
         with _Translated(self._connection):
             if self._copying is None:
                 self._copying = ExitStack()
@@ -260,6 +273,7 @@ class Store:
     def find(self, commands: Sequence[AnyCommand]) -> dict[NonceKey, Entry]:
         """Return the entries that hold these commands' nonces, when all entries are appended."""
         with _Translated(self._connection):
+            self._insert()
             self._end_copy()
             return self._rows.entries_by_nonce(commands)
 
@@ -281,10 +295,17 @@ class Store:
             if not self.plain:
                 self._copy_credits(book, changes)
             with self._connection.pipeline():
+                self._insert()
                 if not self.plain:
                     self._rows.change_credits(book, changes)
                 self._rows.save_accounts(book, changes, self._opened)
                 self._cursor.execute(b"commit")
+
+    def _insert(self) -> None:
+        """Insert the entries that wait for the commit."""
+        entries, self._waiting = self._waiting, []
+        if entries:
+            self._run("insert", entry_columns(entries))
 
     def _copy_credits(self, book: Book, changes: Changes) -> None:
         """Insert new holds, grants and burns."""
@@ -323,6 +344,10 @@ def ids_for(command: AnyCommand) -> int:
     if type(command) is Command:
         return 1 if command.terms is None else 2
     return len(command.keys)
+
+
+def _has_metadata(command: AnyCommand) -> bool:
+    return isinstance(command, Command) and command.metadata is not None
 
 
 @lru_cache(maxsize=MAX_SCHEMAS)
@@ -443,6 +468,22 @@ def copy_text(entries: Iterable[Entry], *, plain: bool = True) -> bytes:
             f"{metadata}\t{entry.period or NULL}{more}\n"
         )
     return "".join(rows).encode()
+
+
+def entry_columns(entries: Sequence[Entry]) -> dict[str, str | None]:
+    """Write plain entries without metadata as arrays, a column each."""
+    return {
+        "ids": numbers([entry.id for entry in entries]),
+        "apps": text_array([entry.app for entry in entries]),
+        "operations": text_array([entry.operation for entry in entries]),
+        "owners": text_array([entry.owner_id for entry in entries]),
+        "counterparties": text_array([entry.counterparty for entry in entries]),
+        "assets": text_array([entry.asset for entry in entries]),
+        "amounts": numbers([entry.amount for entry in entries]),
+        "balances": numbers([entry.balance_after for entry in entries]),
+        "nonces": text_array([entry.nonce for entry in entries]),
+        "ats": times([entry.created_on for entry in entries]),
+    }
 
 
 def hold_line(hold: Hold) -> str:
