@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -256,9 +257,12 @@ async def test_who_comes_while_others_follow_is_shown_what_is_newest(
 
 
 async def test_who_only_asks_for_the_head_has_it_and_the_connection_is_free(
-    served: Served, client: httpx.AsyncClient
+    served: Served, client: httpx.AsyncClient, request: pytest.FixtureRequest
 ) -> None:
     campaign_id = await person(served, "ada").campaign()
+    # What is left behind is not to wait for the collector, which comes seldom.
+    gc.disable()
+    request.addfinalizer(gc.enable)
     one = httpx.Limits(max_connections=1)
     async with httpx.AsyncClient(base_url=client.base_url, limits=one) as alone:
         head = await alone.head(FOLLOW, params={"campaign_id": campaign_id})

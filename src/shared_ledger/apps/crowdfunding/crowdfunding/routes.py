@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from datetime import datetime
 from typing import Annotated, Any
 from uuid import NAMESPACE_OID, uuid4, uuid5
@@ -12,6 +12,7 @@ import msgspec
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BeforeValidator, Field
+from starlette.types import Send
 
 from shared_ledger.apps.crowdfunding.common.amounts import Sat, ShownSat, msat, whole_sat
 from shared_ledger.apps.crowdfunding.common.site import (
@@ -208,9 +209,19 @@ data: {"campaign_id":"0b0e7c1c-5d3e-5b7e-9d3f-2f1c7a6f5e4d","total_raised":1000,
 """
 
 
+class Events(StreamingResponse):
+    """Events as they happen; whoever stops listening is followed no longer, at once."""
+
+    async def stream_response(self, send: Send) -> None:
+        """Send them, and let go of where they come from, whatever ends it."""
+        events: Any = self.body_iterator
+        async with aclosing(events):
+            await super().stream_response(send)
+
+
 @router.get(
     "/crowdfunding/campaign/progress",
-    response_class=StreamingResponse,
+    response_class=Events,
     responses={
         200: {
             "description": "Server-sent events: `campaign`, whose data are the campaign as JSON, "
@@ -219,13 +230,11 @@ data: {"campaign_id":"0b0e7c1c-5d3e-5b7e-9d3f-2f1c7a6f5e4d","total_raised":1000,
         }
     },
 )
-async def follow_campaign(
-    campaign_id: Annotated[CampaignId, Query()], site: AtSite
-) -> StreamingResponse:
+async def follow_campaign(campaign_id: Annotated[CampaignId, Query()], site: AtSite) -> Events:
     """Tell of a campaign's progress as it moves, until it is over."""
     # A campaign that is not there is an answer, not a stream.
     campaign = await view_campaign_query(site.engine, campaign_id)
-    return StreamingResponse(
+    return Events(
         events_of(
             site.engine,
             campaign,
