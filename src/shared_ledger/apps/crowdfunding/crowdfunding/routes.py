@@ -12,7 +12,6 @@ import msgspec
 from fastapi import APIRouter, Query, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BeforeValidator, Field
-from starlette.types import Send
 
 from shared_ledger.apps.crowdfunding.common.amounts import Sat, ShownSat, msat, whole_sat
 from shared_ledger.apps.crowdfunding.common.site import (
@@ -212,7 +211,7 @@ data: {"campaign_id":"0b0e7c1c-5d3e-5b7e-9d3f-2f1c7a6f5e4d","total_raised":1000,
 class Events(StreamingResponse):
     """Events as they happen; whoever stops listening is followed no longer, at once."""
 
-    async def stream_response(self, send: Send) -> None:
+    async def stream_response(self, send: Any) -> None:
         """Send them, and let go of where they come from, whatever ends it."""
         events: Any = self.body_iterator
         async with aclosing(events):
