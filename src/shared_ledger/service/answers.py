@@ -31,7 +31,7 @@ class Json(Response):
 
 def ledger_of(request: Request) -> Ledger[Any]:
     """Return the ledger that this application serves."""
-    ledger: Ledger[Any] = request.app.state.ledger
+    ledger: Ledger[Any] = request.scope["app"].state.ledger
     return ledger
 
 

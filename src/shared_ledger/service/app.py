@@ -55,6 +55,7 @@ from shared_ledger.service.service import (
     Serving,
     plain,
 )
+from shared_ledger.service.state import SharedState
 from shared_ledger.service.sweeper import sweeping
 from shared_ledger.service.users import Doorkeeper
 from shared_ledger.settings import Settings
@@ -174,6 +175,7 @@ def _made(
         generate_unique_id_function=_operation_id,
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
+    app.state = SharedState()
     app.state.development = settings.environment == "development"
     app.state.rights = rights = with_own(service.rights)
     app.state.registered = service.registered

@@ -26,7 +26,7 @@ _log = logging.getLogger("shared_ledger.service")
 
 def gate_of(request: Request) -> Gate:
     """Return the gate of the application that serves a request."""
-    gate: Gate = request.app.state.gate
+    gate: Gate = request.scope["app"].state.gate
     return gate
 
 

@@ -153,7 +153,7 @@ def check_plain(routes: Iterable[BaseRoute]) -> None:
 
 def rights_of(request: Request) -> Rights | None:
     """Return what the table says of the route that serves a request."""
-    table: RightsTable = request.app.state.rights
+    table: RightsTable = request.scope["app"].state.rights
     return table[request.scope["method"], request.scope["route"].path]
 
 

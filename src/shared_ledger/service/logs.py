@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import starmap
@@ -53,22 +53,35 @@ class Kind:
 
 _Served = tuple[Kind, float, float, Asked]
 """A request: of what kind, when it was answered, in seconds since 1970, and how long it took."""
-_Line = Callable[[Kind, float, float, Asked], str]
+_Lines = Callable[[Iterable[_Served]], str]
+"""Makes the lines of requests, one after the other: that takes half the time of one at a time."""
 
 
 class RequestLog:
     """Writes a line for each request: not at once, but with those that come shortly after."""
 
-    def __init__(self, lines: _Lines) -> None:
+    def __init__(self, stream: TextIO, lines: _Lines) -> None:
+        self._stream = stream
         self._lines = lines
+        self._waiting: deque[_Served] = deque()
+        self._is_due = False
+        self._writing = threading.Lock()
 
     def write(self, kind: Kind, seconds: float, asked: Asked) -> None:
-        """Write the line of a request that was served on this event loop."""
-        self._lines.add((kind, time.time(), seconds, asked))
+        """Write the line of a request that was served on this event loop, soon."""
+        self._waiting.append((kind, time.time(), seconds, asked))
+        if not self._is_due:
+            self._is_due = True
+            asyncio.get_running_loop().call_later(FLUSH_S, self.flush)
 
-    def flush(self) -> None:
-        """Write what waits: the event loop is about to end."""
-        self._lines.flush()
+    def flush(self, last: str = "") -> None:
+        """Write what waits now, and one more line after that; may be called by any thread."""
+        self._is_due = False
+        with self._writing:
+            # Others may add meanwhile; nobody else takes.
+            waiting = [self._waiting.popleft() for _ in range(len(self._waiting))]
+            self._stream.write(self._lines(waiting) + last)
+            self._stream.flush()
 
 
 def configure(settings: Settings, stream: TextIO | None = None) -> RequestLog | None:
@@ -78,12 +91,12 @@ def configure(settings: Settings, stream: TextIO | None = None) -> RequestLog | 
     """
     # Only a program with windows has none.
     stream = stream or cast("TextIO", sys.stderr)
-    line: _Line
+    lines: _Lines
     ending: list[Processor]
     if _format(settings) == "json":
         render = structlog.processors.JSONRenderer(ensure_ascii=False)
         ending = [structlog.processors.format_exc_info, _completed, render]
-        line = _JsonLine()
+        lines = _json_lines
     else:
         console = structlog.dev.ConsoleRenderer(
             colors=stream.isatty(),
@@ -92,9 +105,9 @@ def configure(settings: Settings, stream: TextIO | None = None) -> RequestLog | 
             pad_event_to=0,
         )
         ending = [_completed, console]
-        line = _ConsoleLine(console)
-    lines = _Lines(stream, line)
-    handler = _Handler(lines)
+        lines = _ConsoleLines(console)
+    requests = RequestLog(stream, lines)
+    handler = _Handler(requests)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[
@@ -111,7 +124,7 @@ def configure(settings: Settings, stream: TextIO | None = None) -> RequestLog | 
     _quieten(levels_of(settings.log_levels))
     if not logging.getLogger(REQUESTS).isEnabledFor(logging.INFO):
         return None
-    return RequestLog(lines)
+    return requests
 
 
 def _format(settings: Settings) -> str:
@@ -156,79 +169,44 @@ def _time(now: float) -> str:
     )
 
 
-class _Lines:
-    """Lines on their way to a stream; may be added to by any thread.
-
-    Those of requests are made together: one after the other takes half the time of one at a time.
-    """
-
-    def __init__(self, stream: TextIO, line: _Line) -> None:
-        self._stream = stream
-        self._line = line
-        self._waiting: deque[_Served] = deque()
-        self._is_due = False
-        self._writing = threading.Lock()
-
-    def add(self, served: _Served) -> None:
-        """Write a request's line soon; for an event loop's thread."""
-        self._waiting.append(served)
-        if not self._is_due:
-            self._is_due = True
-            asyncio.get_running_loop().call_later(FLUSH_S, self.flush)
-
-    def flush(self, last: str = "") -> None:
-        """Write what waits now, and one more line after that."""
-        self._is_due = False
-        with self._writing:
-            # Others may add meanwhile; nobody else takes.
-            waiting = [self._waiting.popleft() for _ in range(len(self._waiting))]
-            text = "".join(starmap(self._line, waiting))
-            self._stream.write(text + last)
-            self._stream.flush()
-
-
 class _Handler(logging.Handler):
     """Writes what was logged at once, after the lines of requests that came before."""
 
-    def __init__(self, lines: _Lines) -> None:
+    def __init__(self, requests: RequestLog) -> None:
         super().__init__()
-        self._lines = lines
+        self._requests = requests
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one record."""
         try:
-            self._lines.flush(self.format(record) + "\n")
+            self._requests.flush(self.format(record) + "\n")
         except Exception:  # noqa: BLE001  # As every handler: whoever logs must not fail for it.
             self.handleError(record)
 
     def flush(self) -> None:
         """Write the lines that wait; called when the program ends."""
-        self._lines.flush()
+        self._requests.flush()
 
 
-class _JsonLine:
-    """Makes the lines of requests: what is alike of many is made once."""
-
-    def __init__(self) -> None:
-        self._second = 0
-        self._begin = ""
-
-    def __call__(self, kind: Kind, now: float, seconds: float, asked: Asked) -> str:
-        """Return a request's line."""
-        second = int(now)
-        if second != self._second:
-            self._second = second
-            self._begin = f'{{"timestamp":"{datetime.fromtimestamp(second, UTC):%Y-%m-%dT%H:%M:%S}.'
-        if not kind.text:
-            kind.text = _json_of(kind)
+def _json_lines(served: Iterable[_Served]) -> str:
+    """Make lines of JSON: what is alike of many is made once."""
+    lines: list[str] = []
+    second = -1
+    began = ""
+    for kind, now, seconds, asked in served:
+        if int(now) != second:
+            second = int(now)
+            began = f'{{"timestamp":"{datetime.fromtimestamp(second, UTC):%Y-%m-%dT%H:%M:%S}.'
+        alike = kind.text or _text_of(kind)
         end = "}\n" if asked.trace_id is None else f',"trace_id":"{asked.trace_id}"}}\n'
-        return (
-            f"{self._begin}{int(1_000 * (now - second)):03d}{kind.text}{1_000 * seconds:.3f},"
+        lines.append(
+            f"{began}{int(1_000 * (now - second)):03d}{alike}{1_000 * seconds:.3f},"
             f'"request_id":"{asked.request_id}"{end}'
         )
+    return "".join(lines)
 
 
-def _json_of(kind: Kind) -> str:
+def _text_of(kind: Kind) -> str:
     """Return what is alike of many lines, between the time's milliseconds and the duration."""
     alike = {
         "level": "info",
@@ -239,17 +217,21 @@ def _json_of(kind: Kind) -> str:
         "status": kind.status,
         "caller": kind.caller,
     }
-    return f'Z",{msgspec.json.encode(alike).decode()[1:-1]},"duration_ms":'
+    kind.text = f'Z",{msgspec.json.encode(alike).decode()[1:-1]},"duration_ms":'
+    return kind.text
 
 
-class _ConsoleLine:
-    """Makes the lines of requests for people."""
+class _ConsoleLines:
+    """Makes lines for people."""
 
     def __init__(self, render: structlog.dev.ConsoleRenderer) -> None:
         self._render = render
 
-    def __call__(self, kind: Kind, now: float, seconds: float, asked: Asked) -> str:
-        """Return a request's line."""
+    def __call__(self, served: Iterable[_Served]) -> str:
+        """Return the lines of requests."""
+        return "".join(starmap(self._line, served))
+
+    def _line(self, kind: Kind, now: float, seconds: float, asked: Asked) -> str:
         event: EventDict = {
             "timestamp": _time(now),
             "level": "info",

@@ -16,6 +16,9 @@ METHODS = frozenset(("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
 
 ANONYMOUS = "anonymous"
 
+_Key = tuple[str, str, str | None, int, str]
+"""What requests of one kind have in common: made of what is there, and of nothing new."""
+
 
 class ObservedRequests:
     """ASGI middleware that does it, around ``SafeHeaders``, which notes what is answered."""
@@ -24,7 +27,7 @@ class ObservedRequests:
         self._app = app
         self._metrics = metrics
         self._log = log
-        self._kinds: dict[tuple[str, str, int, str], tuple[Kind, Series]] = {}
+        self._kinds: dict[_Key, tuple[Kind, Series]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -39,16 +42,27 @@ class ObservedRequests:
         finally:
             ORIGIN.reset(before)
             seconds = time.perf_counter() - began
-            method = scope["method"] if scope["method"] in METHODS else "other"
-            key = (method, route_of(scope), asked.status, scope.get("caller", ANONYMOUS))
-            kind, series = self._kinds.get(key) or self._new(*key)
+            route = scope.get("route")
+            key = (
+                scope["method"],
+                scope.get("root_path", ""),
+                None if route is None else route.path,
+                asked.status,
+                scope.get("caller", ANONYMOUS),
+            )
+            kind, series = self._kinds.get(key) or self._new(scope, key)
             series.count(seconds)
             if self._log is not None:
                 self._log.write(kind, seconds, asked)
 
-    def _new(self, method: str, route: str, status: int, caller: str) -> tuple[Kind, Series]:
+    def _new(self, scope: Scope, key: _Key) -> tuple[Kind, Series]:
+        method, _, _, status, caller = key
+        if method not in METHODS:
+            method = "other"
+        route = route_of(scope)
         kind = Kind(method, route, status, caller), self._metrics.series(method, route, status)
-        self._kinds[method, route, status, caller] = kind
+        if method in METHODS:
+            self._kinds[key] = kind
         return kind
 
 

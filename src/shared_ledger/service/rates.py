@@ -70,7 +70,7 @@ class RateLimits:
 
 def rates_of(request: Request) -> RateLimits:
     """Return the limits of the application that serves a request."""
-    rates: RateLimits = request.app.state.rates
+    rates: RateLimits = request.scope["app"].state.rates
     return rates
 
 
