@@ -35,7 +35,7 @@ from shared_ledger.service.authorisation import (
 )
 from shared_ledger.service.body_limit import LimitedBodies
 from shared_ledger.service.calls import application_engine
-from shared_ledger.service.direct import DirectRoute, DirectRoutes
+from shared_ledger.service.direct import DirectRoute, DirectRoutes, Ended
 from shared_ledger.service.figures import shown, system_accounts
 from shared_ledger.service.head import HeadRequests
 from shared_ledger.service.headers import SafeHeaders
@@ -137,19 +137,20 @@ def create_app(
             await counts.close()
             await observers.close()
 
-    parts = {root: _made(root, settings, metrics, lifespan, more_routes)}
+    ended = ObservedRequests(metrics.requests, observers.requests).ended if watched else None
+    parts = {root: _made(root, settings, metrics, lifespan, more_routes=more_routes, ended=ended)}
     mounted: dict[str, FastAPI] = {}
     for service in beside:
         if service.path in mounted:
             raise ConfigurationError(f"two services are to be served below {service.path}")
-        mounted[service.path] = parts[service] = _made(service, settings, metrics)
+        mounted[service.path] = parts[service] = _made(service, settings, metrics, ended=ended)
     app = parts[root]
     app.state.leaving = leaving
     production = settings.environment == "production"
 
     def outermost(inner: ASGIApp) -> ASGIApp:
         safe = SafeHeaders(Mounts(inner, mounted), production=production, leaving=leaving.is_set)
-        return HeadRequests(_observed(safe, metrics, observers) if watched else safe)
+        return HeadRequests(observers.around(safe) if watched else safe)
 
     _surround(app, outermost)
     return app
@@ -160,7 +161,9 @@ def _made(
     settings: Settings,
     metrics: Metrics,
     lifespan: Callable[[FastAPI], Any] | None = None,
+    *,
     more_routes: Sequence[DirectRoute] = (),
+    ended: Ended | None = None,
 ) -> FastAPI:
     # Its documentation pages bring their own scripts: they work where there is no internet.
     app = FastAPIOffline(
@@ -236,7 +239,7 @@ def _made(
     check_complete([*app.routes, *own], rights)
     direct = [route for route in own if isinstance(route, DirectRoute)]
     app.add_middleware(LimitedBodies, limit=MAX_APPLICATION_BODY_BYTES)
-    _surround(app, lambda inner: DirectRoutes(inner, [*direct, *more_routes]))
+    _surround(app, lambda inner: DirectRoutes(inner, [*direct, *more_routes], ended))
     describe(app, service, rights, [*app.routes, *own])
     return app
 
@@ -336,10 +339,6 @@ def _metrics(
     for service in services:
         metrics.entries.begin(service.application)
     return metrics
-
-
-def _observed(app: ASGIApp, metrics: Metrics, observers: Observers) -> ASGIApp:
-    return ObservedRequests(observers.around(app), metrics.requests, observers.requests)
 
 
 def _observe(metrics: Metrics, observers: Observers, report: BatchReport) -> None:

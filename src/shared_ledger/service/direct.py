@@ -8,6 +8,7 @@ and calls it, before the routing, dependencies and exit stacks that other routes
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from http import HTTPStatus
 from urllib.parse import unquote
@@ -19,12 +20,15 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shared_ledger.errors import LedgerError
+from shared_ledger.origin import ORIGIN
+from shared_ledger.service.asked import Asked, asked_of
 from shared_ledger.service.body_limit import too_long
 from shared_ledger.service.problems import problem_of, problem_of_http, unexpected
 
 MAX_BODY_BYTES = 64 * 1024
 
 Handler = Callable[[Request], Awaitable[Response]]
+Ended = Callable[[Scope, Asked, float], None]
 
 _log = logging.getLogger("shared_ledger.service")
 
@@ -46,10 +50,17 @@ class DirectRoute(APIRoute):
 
 
 class DirectRoutes:
-    """ASGI middleware that answers the direct routes and leaves the others to the application."""
+    """ASGI middleware that answers the direct routes and leaves the others to the application.
 
-    def __init__(self, app: ASGIApp, routes: Iterable[DirectRoute]) -> None:
+    ``ended`` is told of each request, and how many seconds it took, after it was served. That is
+    done here because it is the one coroutine around all of them: another would cost a hundredth.
+    """
+
+    def __init__(
+        self, app: ASGIApp, routes: Iterable[DirectRoute], ended: Ended | None = None
+    ) -> None:
         self._app = app
+        self._ended = ended
         self._fixed: dict[tuple[str, str], DirectRoute] = {}
         self._ending: dict[tuple[str, str], tuple[str, DirectRoute]] = {}
         self._within: dict[tuple[str, str, str], tuple[str, DirectRoute]] = {}
@@ -69,6 +80,31 @@ class DirectRoutes:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        began = time.perf_counter()
+        asked = asked_of(scope)
+        before = ORIGIN.set(asked)
+        try:
+            route = self._find(scope)
+            if not isinstance(route, DirectRoute):
+                await route(scope, receive, send)
+                return
+            try:
+                response: Response = await route.endpoint(Request(scope, receive))
+            except LedgerError as error:
+                response = problem_of(error)
+            except HTTPException as error:
+                response = problem_of_http(error)
+            except Exception:  # noqa: BLE001  # Nothing else is around this that would answer.
+                _log.exception("%s %s failed", scope["method"], route.path)
+                response = unexpected()
+            await response(scope, receive, send)
+        finally:
+            ORIGIN.reset(before)
+            if self._ended is not None:
+                self._ended(scope, asked, time.perf_counter() - began)
+
+    def _find(self, scope: Scope) -> DirectRoute | ASGIApp:
+        """Return the direct route that serves a request, noted in its scope, or who does."""
         method, path = scope["method"], scope["path"]
         # A slash that is quoted is a part of an owner's id; once all is unquoted nobody can tell.
         quoted = b"%" in (scope.get("raw_path") or b"")
@@ -88,23 +124,12 @@ class DirectRoutes:
             if found is None:
                 # Others route on the path after it is unquoted, where it would part the path.
                 hidden = quoted and "%2f" in path.lower()
-                served = problem_of_http(_NOT_FOUND) if hidden else self._app
-                await served(scope, receive, send)
-                return
+                return problem_of_http(_NOT_FOUND) if hidden else self._app
             name, route = found
             parameters[name] = unquote(value) if quoted else value
         scope["route"] = route
         scope["path_params"] = parameters
-        try:
-            response: Response = await route.endpoint(Request(scope, receive))
-        except LedgerError as error:
-            response = problem_of(error)
-        except HTTPException as error:
-            response = problem_of_http(error)
-        except Exception:  # noqa: BLE001  # Nothing else is around this that would answer.
-            _log.exception("%s %s failed", method, route.path)
-            response = unexpected()
-        await response(scope, receive, send)
+        return route
 
 
 async def read_body(request: Request, limit: int = MAX_BODY_BYTES) -> bytes:

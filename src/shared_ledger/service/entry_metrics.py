@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Sequence
+from operator import attrgetter
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from shared_ledger.book import Entry, Held, Posted
 from shared_ledger.commands import (
@@ -23,147 +26,160 @@ from shared_ledger.commands import (
 from shared_ledger.decide import Decided, Swept, Together
 from shared_ledger.errors import Refusal
 from shared_ledger.operations import EXPIRY, REVERSAL, TRANSFER, Application
-from shared_ledger.service.request_metrics import BUCKETS_S
+from shared_ledger.service.request_metrics import BUCKETS_S, Series
 from shared_ledger.writer import BatchReport
 
+_OPERATION = ("app", "operation")
 _SIZES = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000)
 
+_Counts = dict[tuple[str, ...], int]
+"""By the values of labels."""
 
-class EntryMetrics:
-    """Counts batch by batch, not posting by posting.
+_kind = attrgetter("app", "operation", "asset", "amount")
+
+
+class EntryMetrics(Collector):
+    """Counts batch by batch, not posting by posting, and with one lock for each.
 
     Applications and operations are as many as were declared, and assets as many as rules name.
     """
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self._entries = Counter(
-            "shared_ledger_entries",
-            "Entries written.",
-            ["app", "operation"],
-            registry=registry,
-        )
-        self._credited = Counter(
-            "shared_ledger_credited",
-            "What owners were given, in units of the asset.",
-            ["app", "operation", "asset"],
-            registry=registry,
-        )
-        self._debited = Counter(
-            "shared_ledger_debited",
-            "What was taken from owners, in units of the asset.",
-            ["app", "operation", "asset"],
-            registry=registry,
-        )
-        self._replays = Counter(
-            "shared_ledger_replays",
-            "Postings that had been posted before.",
-            ["app", "operation"],
-            registry=registry,
-        )
-        self._refusals = Counter(
-            "shared_ledger_refusals",
-            "Postings refused, by reason.",
-            ["app", "operation", "reason"],
-            registry=registry,
-        )
-        self._swept = Counter(
-            "shared_ledger_swept_accounts",
-            "Accounts of which what had expired was booked though nobody posted to them.",
-            registry=registry,
-        )
-        self._size = Histogram(
-            "shared_ledger_batch_size",
-            "Postings in one transaction.",
-            buckets=_SIZES,
-            registry=registry,
-        )
-        self._seconds = Histogram(
-            "shared_ledger_batch_seconds",
-            "Time to load, decide, save and commit one batch.",
-            buckets=BUCKETS_S,
-            registry=registry,
-        )
-        self._wait = Histogram(
-            "shared_ledger_queue_wait_seconds",
-            "How long the first posting of a batch had waited for it.",
-            buckets=BUCKETS_S,
-            registry=registry,
-        )
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._entries: _Counts = {}
+        self._credited: _Counts = {}
+        self._debited: _Counts = {}
+        self._replays: _Counts = {}
+        self._refusals: _Counts = {}
+        self._swept = 0
+        self._size = Series(_SIZES)
+        self._seconds = Series(BUCKETS_S)
+        self._wait = Series(BUCKETS_S)
 
     def begin(self, application: Application[Any]) -> None:
         """Begin the series of an application at 0: what is counted first is an increase, too."""
         for operation, rule in application.rules.items():
-            self._entries.labels(application.name, operation)
+            self._entries[application.name, operation] = 0
             if rule.maximum > 0:
-                self._credited.labels(application.name, operation, rule.asset)
+                self._credited[application.name, operation, rule.asset] = 0
             if rule.minimum < 0:
-                self._debited.labels(application.name, operation, rule.asset)
+                self._debited[application.name, operation, rule.asset] = 0
 
     def batch(self, report: BatchReport) -> None:
         """Count what a lane did."""
-        self._size.observe(len(report.commands))
-        self._seconds.observe(report.seconds)
-        self._wait.observe(report.began - report.jobs[0].queued_at)
-        # A batch that failed has no outcome for some of its commands.
-        self.posted(zip(report.commands, report.outcomes, strict=False))
+        with self._lock:
+            self._size.count(len(report.commands))
+            self._seconds.count(report.seconds)
+            self._wait.count(report.began - report.jobs[0].queued_at)
+            # A batch that failed has no outcome for some of its commands.
+            self._count(zip(report.commands, report.outcomes, strict=False))
 
     def posted(self, outcomes: Iterable[tuple[AnyCommand, Decided]]) -> None:
         """Count what became of commands."""
-        counts: dict[tuple[str, str, str, int], int] = {}
+        with self._lock:
+            self._count(outcomes)
+
+    def collect(self) -> Iterable[Metric]:
+        """Give the metrics as they are now."""
+        with self._lock:
+            return [
+                _counter("entries", "Entries written.", _OPERATION, self._entries),
+                _counter(
+                    "credited",
+                    "What owners were given, in units of the asset.",
+                    (*_OPERATION, "asset"),
+                    self._credited,
+                ),
+                _counter(
+                    "debited",
+                    "What was taken from owners, in units of the asset.",
+                    (*_OPERATION, "asset"),
+                    self._debited,
+                ),
+                _counter(
+                    "replays", "Postings that had been posted before.", _OPERATION, self._replays
+                ),
+                _counter(
+                    "refusals",
+                    "Postings refused, by reason.",
+                    (*_OPERATION, "reason"),
+                    self._refusals,
+                ),
+                _counter(
+                    "swept_accounts",
+                    "Accounts of which what had expired was booked though nobody posted to them.",
+                    (),
+                    {(): self._swept},
+                ),
+                _histogram("batch_size", "Postings in one transaction.", self._size),
+                _histogram(
+                    "batch_seconds",
+                    "Time to load, decide, save and commit one batch.",
+                    self._seconds,
+                ),
+                _histogram(
+                    "queue_wait_seconds",
+                    "How long the first posting of a batch had waited for it.",
+                    self._wait,
+                ),
+            ]
+
+    def _count(self, outcomes: Iterable[tuple[AnyCommand, Decided]]) -> None:
+        # Most entries of a batch are of a few kinds.
+        kinds: dict[tuple[str, str, str, int], int] = {}
         for command, outcome in outcomes:
             # First and shortest what happens most.
-            if type(command) is Command and type(outcome) is Posted and not outcome.replayed:
-                entries: Sequence[Entry] = (outcome.entry,)
+            entries: Sequence[Entry]
+            if type(outcome) is Posted and not outcome.replayed:
+                entries = (outcome.entry, *outcome.group) if outcome.group else (outcome.entry,)
             else:
                 entries = self._others(command, outcome)
             for entry in entries:
-                key = (entry.app, entry.operation, entry.asset, entry.amount)
-                counts[key] = counts.get(key, 0) + 1
-        sums: dict[tuple[str, str, str], _Sum] = {}
-        for (app, operation, asset, amount), count in counts.items():
-            sums.setdefault((app, operation, asset), _Sum()).add(amount, count)
-        for (app, operation, asset), found in sums.items():
-            self._entries.labels(app, operation).inc(found.entries)
-            if found.credited:
-                self._credited.labels(app, operation, asset).inc(found.credited)
-            if found.debited:
-                self._debited.labels(app, operation, asset).inc(found.debited)
+                kind = _kind(entry)
+                kinds[kind] = kinds.get(kind, 0) + 1
+        for (app, operation, asset, amount), count in kinds.items():
+            _add(self._entries, (app, operation), count)
+            if amount > 0:
+                _add(self._credited, (app, operation, asset), count * amount)
+            elif amount < 0:
+                _add(self._debited, (app, operation, asset), -count * amount)
 
     def _others(self, command: AnyCommand, outcome: Decided) -> Sequence[Entry]:
         """Return the entries of one command; count at once what has none."""
         entries: list[Entry] = []
         for each, result in _apart(command, outcome):
             if isinstance(result, Swept):
-                self._swept.inc(bool(result.entries))
+                self._swept += bool(result.entries)
                 entries += result.entries
             elif isinstance(result, Posted) and not result.replayed:
                 entries += (result.entry, *result.group)
             elif isinstance(result, Posted):
-                self._replays.labels(result.entry.app, result.entry.operation).inc()
+                _add(self._replays, (result.entry.app, result.entry.operation), 1)
             elif isinstance(result, Held):
                 # Its entry moves nothing.
-                counter = self._replays if result.replayed else self._entries
-                counter.labels(result.hold.app, result.hold.operation).inc()
+                counts = self._replays if result.replayed else self._entries
+                _add(counts, (result.hold.app, result.hold.operation), 1)
             else:
                 reason = result.code if isinstance(result, Refusal) else "failed"
-                self._refusals.labels(each.app, _operation(each), reason).inc()
+                _add(self._refusals, (each.app, _operation(each), reason), 1)
         return entries
 
 
-class _Sum:
-    """What was written of one operation in one asset."""
+def _add(counts: _Counts, labels: tuple[str, ...], more: int) -> None:
+    counts[labels] = counts.get(labels, 0) + more
 
-    __slots__ = ("credited", "debited", "entries")
 
-    def __init__(self) -> None:
-        self.entries = self.credited = self.debited = 0
+def _counter(name: str, about: str, labels: Sequence[str], counts: _Counts) -> Metric:
+    counter = CounterMetricFamily(f"shared_ledger_{name}", about, labels=labels)
+    for values, count in counts.items():
+        counter.add_metric(values, count)
+    return counter
 
-    def add(self, amount: int, count: int) -> None:
-        self.entries += count
-        if amount > 0:
-            self.credited += count * amount
-        else:
-            self.debited -= count * amount
+
+def _histogram(name: str, about: str, series: Series) -> Metric:
+    return HistogramMetricFamily(
+        f"shared_ledger_{name}", about, buckets=series.buckets(), sum_value=series.sum
+    )
 
 
 def _apart(command: AnyCommand, outcome: Decided) -> Iterator[tuple[AnyCommand, Decided]]:

@@ -1,13 +1,10 @@
-"""What is done with every request: it is counted and timed, and logged in one line."""
+"""What is done with a request that has ended: it is counted, timed, and logged in one line."""
 
 from __future__ import annotations
 
-import time
+from starlette.types import Scope
 
-from starlette.types import ASGIApp, Receive, Scope, Send
-
-from shared_ledger.origin import ORIGIN
-from shared_ledger.service.asked import asked_of
+from shared_ledger.service.asked import Asked
 from shared_ledger.service.logs import Kind, RequestLog
 from shared_ledger.service.request_metrics import RequestMetrics, Series
 
@@ -21,39 +18,27 @@ _Key = tuple[str, str, str | None, int, str]
 
 
 class ObservedRequests:
-    """ASGI middleware that does it, around ``SafeHeaders``, which notes what is answered."""
+    """Counts requests, and has their lines written if there is a log."""
 
-    def __init__(self, app: ASGIApp, metrics: RequestMetrics, log: RequestLog | None) -> None:
-        self._app = app
+    def __init__(self, metrics: RequestMetrics, log: RequestLog | None) -> None:
         self._metrics = metrics
         self._log = log
         self._kinds: dict[_Key, tuple[Kind, Series]] = {}
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        began = time.perf_counter()
-        asked = asked_of(scope)
-        before = ORIGIN.set(asked)
-        try:
-            await self._app(scope, receive, send)
-        finally:
-            ORIGIN.reset(before)
-            seconds = time.perf_counter() - began
-            route = scope.get("route")
-            key = (
-                scope["method"],
-                scope.get("root_path", ""),
-                None if route is None else route.path,
-                asked.status,
-                scope.get("caller", ANONYMOUS),
-            )
-            kind, series = self._kinds.get(key) or self._new(scope, key)
-            series.count(seconds)
-            if self._log is not None:
-                self._log.write(kind, seconds, asked)
+    def ended(self, scope: Scope, asked: Asked, seconds: float) -> None:
+        """Note a request that took so long; called for each, when it was answered or given up."""
+        route = scope.get("route")
+        key = (
+            scope["method"],
+            scope.get("root_path", ""),
+            None if route is None else route.path,
+            asked.status,
+            scope.get("caller", ANONYMOUS),
+        )
+        kind, series = self._kinds.get(key) or self._new(scope, key)
+        series.count(seconds)
+        if self._log is not None:
+            self._log.write(kind, seconds, asked)
 
     def _new(self, scope: Scope, key: _Key) -> tuple[Kind, Series]:
         method, _, _, status, caller = key
