@@ -39,6 +39,12 @@ from shared_ledger.store import Conflict, Rejected, Store, Unreachable
 
 _log = logging.getLogger("shared_ledger.writer")
 
+SWITCH_INTERVAL_S = 0.001
+"""What a program that does nothing but post gives to ``sys.setswitchinterval``.
+
+A lane waits for the interpreter up to this long at each turn. Python's default of 5 ms is several
+times what a whole batch takes; shorter than this costs more than it gains.
+"""
 LANES = 2
 MAX_BATCH = 5_000
 MAX_QUEUE = 50_000

@@ -34,6 +34,7 @@ from shared_ledger.errors import LedgerError
 from shared_ledger.ledger import Ledger
 from shared_ledger.migrations import migrate
 from shared_ledger.operations import SHARED
+from shared_ledger.writer import SWITCH_INTERVAL_S
 
 SCHEMA = "bench"
 LIMIT_SCHEMA = "bench_limit"
@@ -61,6 +62,7 @@ def run(scale: float, entries: int, json_file: Path | None) -> int:
     json_file
         Where the figures go, with the machine, the versions and the commit.
     """
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     console = Console()
     began = time.monotonic()
     with (

@@ -11,10 +11,12 @@ import time
 from shared_ledger.bench.work import BATCH, Work
 from shared_ledger.ledger import Ledger
 from shared_ledger.operations import SHARED
+from shared_ledger.writer import SWITCH_INTERVAL_S
 
 
 def main(url: str, schema: str, crowd: str, mark: str, batches: int) -> None:
     """Post when told to, and print the rate."""
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     work = Work(mark, crowd=crowd, seed=hash(mark))
     with Ledger(SHARED, url, schema=schema) as ledger:
         ledger.post_batch(work.batch())

@@ -143,8 +143,10 @@ def open_ledger(application: str | None) -> Ledger[Any]:
     """Open the configured ledger for an application."""
     from shared_ledger.ledger import Ledger
     from shared_ledger.settings import load_settings
+    from shared_ledger.writer import SWITCH_INTERVAL_S
 
     settings = load_settings()
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     return Ledger(
         load_application(application),
         settings.url,

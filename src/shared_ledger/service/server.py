@@ -27,10 +27,8 @@ from shared_ledger.service.connection import BoundedConnection
 from shared_ledger.service.observers import observers_of
 from shared_ledger.service.service import Service
 from shared_ledger.settings import Settings, levels_of
+from shared_ledger.writer import SWITCH_INTERVAL_S
 
-# The threads that write wait for the interpreter up to this long at each turn. The default of 5 ms
-# is several times what a whole batch takes; shorter than this costs more than it gains.
-SWITCH_INTERVAL_S = 0.001
 # Postings leave no cycles behind, but all that are under way are more objects than the default of
 # 700 by far: the collector would walk through them again and again, for a tenth of all the time.
 COLLECTOR = (50_000, 20, 20)
