@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from itertools import count
 from typing import Any, Literal
@@ -149,6 +149,7 @@ async def serving(
     application: Service | Application[Any] = SHARED,
     beside: Sequence[Service] = (),
     observers: Observers | None = None,
+    watched: Callable[[], bool] | None = None,
     **more: Any,
 ) -> AsyncIterator[Served]:
     """Serve an application at the root, and services beside it; ``engine`` is to migrate all."""
@@ -164,7 +165,7 @@ async def serving(
         sweep_interval_s=0,
         **more,
     )
-    app = create_app(application, settings, beside=beside, observers=observers)
+    app = create_app(application, settings, beside=beside, observers=observers, watched=watched)
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
     async with (
         app.router.lifespan_context(app),

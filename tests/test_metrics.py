@@ -131,6 +131,21 @@ async def test_each_method_route_and_status_is_counted_and_timed(served: Served)
     assert 0 < found[f'{name}_sum{{method="GET",route="/health"}}'] < 10
 
 
+async def test_nothing_is_counted_while_nobody_watches(
+    cluster: Cluster, schema: str, engine: Engine
+) -> None:
+    watching = [False]
+    async with serving(cluster.url, schema, engine, watched=lambda: watching[0]) as served:
+        entries = 'shared_ledger_entries_total{app="shared",operation="CREDIT_ADD"}'
+        requests = 'shared_ledger_http_requests_total{method="POST",route="/ledger",status="201"}'
+        for counted in (0, 1):
+            watching[0] = bool(counted)
+            assert (await served.post(OPERATOR, "CREDIT_ADD", "ada")).status_code == 201
+            found = await shown(served)
+            assert found[entries] == found.get(requests, 0) == counted
+            assert found["shared_ledger_batch_size_count"] == counted
+
+
 async def test_a_time_is_counted_below_each_bound_that_it_is_below(served: Served) -> None:
     series = served.app.state.metrics.requests.series("GET", "/slow", 200)
     for seconds in (0.0005, 0.001, 0.0011, 0.3, 99.0):

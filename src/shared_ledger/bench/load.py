@@ -23,8 +23,6 @@ from shared_ledger.settings import DEVELOPMENT_TOKEN
 CONNECTIONS = 128
 PATHS = {"bare": "/bare", "staged": "/staged"}
 HOST = "127.0.0.1"
-UNWATCHED = "--unwatched"
-"""What the service is started with that has no metrics and logs."""
 
 
 class Connection(asyncio.Protocol):

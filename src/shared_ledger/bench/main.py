@@ -25,7 +25,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 from shared_ledger.bench.credits import BENCH, CreditMeasures, balance_at
-from shared_ledger.bench.load import HOST, UNWATCHED
+from shared_ledger.bench.load import HOST
 from shared_ledger.bench.measures import Measures
 from shared_ledger.bench.work import HOT, opening, store_entries, tidy
 from shared_ledger.connections import make_engine
@@ -41,6 +41,8 @@ LIMIT_SCHEMA = "bench_limit"
 ROUNDS = 3
 BATCHES = 60
 HTTP_SECONDS = 3.0
+WATCH_PAIRS = 12
+WATCH_SECONDS = 1.0
 FEW_POSTS = 10_000
 MANY_POSTS = 1_000_000
 WARM_UP_SECONDS = 1.0
@@ -147,38 +149,32 @@ def _measure_library(
 def _measure_service(
     cluster: Cluster, scale: float, note: Callable[[Figures], None], progress: Progress
 ) -> None:
-    task = progress.add_task("http", total=4 * ROUNDS + 2)
-    with _service(cluster) as (port, _), _service(cluster, UNWATCHED) as (unwatched, _):
-        kinds = {
-            "http_bare": (port, "bare"),
-            "http_posts": (port, "post"),
-            "http_unwatched_posts": (unwatched, "post"),
-            "http_balance": (port, "balance"),
-        }
-        for each in (port, unwatched):
-            _load(each, "post", WARM_UP_SECONDS, f"warm-{each}")
+    kinds = {"http_bare": "bare", "http_posts": "post", "http_balance": "balance"}
+    task = progress.add_task("http", total=len(kinds) * ROUNDS + WATCH_PAIRS + 2)
+    with service_on(cluster) as (port, _):
+        load(port, "post", WARM_UP_SECONDS, "warm")
         for number in range(ROUNDS):
-            for name, (asked, kind) in kinds.items():
+            for name, kind in kinds.items():
                 progress.update(task, description=f"{name}_per_s")
-                answer = _load(asked, kind, HTTP_SECONDS * scale, f"{name}-{number}")
+                answer = load(port, kind, HTTP_SECONDS * scale, f"{name}-{number}")
                 note({f"{name}_per_s": answer["per_s"]})
                 if name == "http_posts":
                     note({"http_posts_p50_ms": answer["p50_ms"]})
                     note({"http_posts_p99_ms": answer["p99_ms"]})
                 progress.advance(task)
+        progress.update(task, description="metrics and logs")
+        for number in range(WATCH_PAIRS):
+            note(_watch(port, WATCH_SECONDS * scale, number))
+            progress.advance(task)
         progress.update(task, description="stages of a post")
         note(_stages(port, HTTP_SECONDS * scale))
         progress.update(task, description="memory")
-    with _service(cluster) as (port, process):
+    with service_on(cluster) as (port, process):
         for name, posts in (
             ("memory_10k_posts_mib", FEW_POSTS),
             ("memory_1m_posts_mib", int(MANY_POSTS * min(scale, 1)) - FEW_POSTS),
         ):
-            request = urllib.request.Request(  # Our own service, on the loopback.
-                f"http://{HOST}:{port}/burst?count={posts}", method="POST"
-            )
-            with urllib.request.urlopen(request, timeout=600):
-                pass
+            _ask(port, f"/burst?count={posts}")
             memory = _memory_mib(process.pid)
             if memory is not None:
                 note({name: memory})
@@ -186,10 +182,23 @@ def _measure_service(
     progress.remove_task(task)
 
 
+def _watch(port: int, seconds: float, number: int) -> Figures:
+    """Measure posts with metrics and logs, and without them, in the same process."""
+    rates: Figures = {}
+    # Each comes first as often as the other.
+    for on in (1, 0) if number % 2 else (0, 1):
+        _ask(port, f"/watch?on={on}")
+        name = "http_watched_posts_per_s" if on else "http_unwatched_posts_per_s"
+        rates[name] = load(port, "post", seconds, f"watch-{number}-{on}")["per_s"]
+    _ask(port, "/watch?on=1")
+    watched, unwatched = rates["http_watched_posts_per_s"], rates["http_unwatched_posts_per_s"]
+    return {**rates, "http_watched_share": watched / unwatched}
+
+
 def _stages(port: int, seconds: float) -> Figures:
     """Measure how long each stage of one post takes, when it is alone, in microseconds."""
     batches, batch_s = _batches(port)
-    alone = _load(port, "staged", seconds, "staged")
+    alone = load(port, "staged", seconds, "staged")
     more, more_s = _batches(port)
     took: Figures = json.loads(_get(port, "/stages"))
     # One request at a time is one batch for each.
@@ -208,6 +217,12 @@ def _batches(port: int) -> tuple[float, float]:
     return float(found[f"{_BATCH}_count"]), float(found[f"{_BATCH}_sum"])
 
 
+def _ask(port: int, path: str) -> None:
+    request = urllib.request.Request(f"http://{HOST}:{port}{path}", method="POST")
+    with urllib.request.urlopen(request, timeout=600):  # Our own service, on the loopback.
+        pass
+
+
 def _get(port: int, path: str) -> str:
     with urllib.request.urlopen(f"http://{HOST}:{port}{path}", timeout=60) as response:
         text: str = response.read().decode()
@@ -215,7 +230,8 @@ def _get(port: int, path: str) -> str:
 
 
 @contextmanager
-def _service(cluster: Cluster, *options: str) -> Iterator[tuple[int, subprocess.Popen[str]]]:
+def service_on(cluster: Cluster) -> Iterator[tuple[int, subprocess.Popen[str]]]:
+    """Serve the bench's book in a process of its own; give the port and the process."""
     with socket.socket() as free:
         free.bind((HOST, 0))
         port = free.getsockname()[1]
@@ -228,7 +244,7 @@ def _service(cluster: Cluster, *options: str) -> Iterator[tuple[int, subprocess.
         "PORT": str(port),
         "LOG_FORMAT": "json",
     }
-    command = [sys.executable, "-m", "shared_ledger.bench.server", *options]
+    command = [sys.executable, "-m", "shared_ledger.bench.server"]
     # It has a line for each request, as in production; nobody wants to read them here.
     with (
         tempfile.TemporaryFile() as log,
@@ -259,7 +275,11 @@ def _wait_until_open(port: int) -> None:
     raise LedgerError("the service does not listen")
 
 
-def _load(port: int, kind: str, seconds: float, mark: str) -> Figures:
+def load(port: int, kind: str, seconds: float, mark: str) -> Figures:
+    """Ask the service for that long, from a process of its own, and return what it saw.
+
+    What is asked is in the module ``load``; ``mark`` begins its nonces, and was never used before.
+    """
     done = subprocess.run(
         [sys.executable, "-m", "shared_ledger.bench.load", str(port), kind, str(seconds), mark],
         stdout=subprocess.PIPE,
@@ -322,7 +342,7 @@ def _table(figures: Figures, samples: dict[str, list[float]]) -> Table:
     for name, figure in figures.items():
         limit = "http_bare_per_s" if name.startswith("http") else "copy_limit_per_s"
         share = f"{figure / figures[limit]:.2f} {limit.removesuffix('_per_s')}"
-        digits = 0 if name.endswith("_per_s") else 1
+        digits = 0 if name.endswith("_per_s") else 2 if name.endswith("_share") else 1
         table.add_row(
             name,
             f"{figure:,.{digits}f}",

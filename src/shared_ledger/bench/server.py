@@ -3,18 +3,17 @@
 ``python -m shared_ledger.bench.server`` takes its settings from the environment. ``POST /bare``
 parses the same body and answers, with nothing in between; ``POST /burst?count=N`` posts N credits
 inside the process, from 1,000 coroutines; ``POST /staged`` and ``GET /stages`` are in ``stages``.
-``--unwatched`` is without metrics and logs.
+``POST /watch?on=0`` ends that requests are counted and logged, until ``on=1``: processes differ by
+more than that costs.
 """
 
 from __future__ import annotations
 
 import asyncio
-import sys
 
 from fastapi import Request
 from starlette.responses import Response
 
-from shared_ledger.bench.load import UNWATCHED
 from shared_ledger.bench.measures import CALLERS
 from shared_ledger.bench.stages import Stages
 from shared_ledger.bench.work import Work
@@ -49,19 +48,33 @@ async def burst(request: Request) -> Response:
     return Response(status_code=204)
 
 
+class Watch:
+    """Whether requests are counted and logged."""
+
+    def __init__(self) -> None:
+        self.on = True
+
+    async def switch(self, request: Request) -> Response:
+        """Begin or end it."""
+        self.on = request.query_params["on"] == "1"
+        return Response(status_code=204)
+
+
 def main() -> None:
     """Serve until told to stop."""
     settings = load_settings()
     stages = Stages()
+    watch = Watch()
     app = create_app(
         SHARED,
         settings,
         on_ready=lambda _: print("ready", flush=True),  # noqa: T201
         observers=observers_of(settings),
-        watched=UNWATCHED not in sys.argv,
+        watched=lambda: watch.on,
         more_routes=[
             DirectRoute("/bare", bare, methods=["POST"]),
             DirectRoute("/burst", burst, methods=["POST"]),
+            DirectRoute("/watch", watch.switch, methods=["POST"]),
             DirectRoute("/staged", stages.post, methods=["POST"]),
             DirectRoute("/stages", stages.show, methods=["GET"]),
         ],

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from functools import partial
 from threading import Event
-from typing import Any
+from typing import Any, ParamSpec
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.routing import APIRoute
@@ -61,6 +61,8 @@ from shared_ledger.service.users import Doorkeeper
 from shared_ledger.settings import Settings
 from shared_ledger.writer import BatchReport
 
+_P = ParamSpec("_P")
+
 
 def create_app(
     served: Service | Application[Any],
@@ -70,15 +72,15 @@ def create_app(
     on_ready: Callable[[Ledger[Any]], None] = lambda _: None,
     more_routes: Sequence[DirectRoute] = (),
     observers: Observers | None = None,
-    watched: bool = True,
+    watched: Callable[[], bool] | None = None,
 ) -> FastAPI:
     """Make the application of a service at the root; its ledger is open while it runs.
 
     ``beside`` are served below ``/api/v1/``, each with its own ledger on the same book.
     ``on_ready`` is called with the root's ledger when requests can be answered; ``more_routes`` are
     served beside the ledger's own at the root, and ask nobody for credentials. ``observers`` are
-    told of requests; without them none is logged. If it is not ``watched``, nothing that is asked
-    or written is counted, timed, logged or traced: only to measure what that costs.
+    told of requests; without them none is logged. While it is not ``watched``, nothing that is
+    asked or written is counted, timed or logged: only to measure what that costs.
 
     Raises
     ------
@@ -103,8 +105,8 @@ def create_app(
                     settings.url,
                     data=settings.shared_ledger_data,
                     schema=settings.shared_ledger_schema,
-                    observe=partial(_observe, metrics, observers) if watched else None,
-                    observe_in=metrics.entries.posted if watched else None,
+                    observe=_noted(watched, partial(_observe, metrics, observers)),
+                    observe_in=_noted(watched, metrics.entries.posted),
                     cache=settings.cache_url,
                     cache_ttl_s=settings.cache_ttl_s,
                 )
@@ -137,7 +139,7 @@ def create_app(
             await counts.close()
             await observers.close()
 
-    ended = ObservedRequests(metrics.requests, observers.requests).ended if watched else None
+    ended = _noted(watched, ObservedRequests(metrics.requests, observers.requests).ended)
     parts = {root: _made(root, settings, metrics, lifespan, more_routes=more_routes, ended=ended)}
     mounted: dict[str, FastAPI] = {}
     for service in beside:
@@ -150,7 +152,7 @@ def create_app(
 
     def outermost(inner: ASGIApp) -> ASGIApp:
         safe = SafeHeaders(Mounts(inner, mounted), production=production, leaving=leaving.is_set)
-        return HeadRequests(observers.around(safe) if watched else safe)
+        return HeadRequests(observers.around(safe))
 
     _surround(app, outermost)
     return app
@@ -162,8 +164,8 @@ def _made(
     metrics: Metrics,
     lifespan: Callable[[FastAPI], Any] | None = None,
     *,
+    ended: Ended,
     more_routes: Sequence[DirectRoute] = (),
-    ended: Ended | None = None,
 ) -> FastAPI:
     # Its documentation pages bring their own scripts: they work where there is no internet.
     app = FastAPIOffline(
@@ -339,6 +341,18 @@ def _metrics(
     for service in services:
         metrics.entries.begin(service.application)
     return metrics
+
+
+def _noted(watched: Callable[[], bool] | None, note: Callable[_P, None]) -> Callable[_P, None]:
+    """Return what takes notes while it is watched; that is always if nobody is to be asked."""
+    if watched is None:
+        return note
+
+    def perhaps(*args: _P.args, **kwargs: _P.kwargs) -> None:
+        if watched():
+            note(*args, **kwargs)
+
+    return perhaps
 
 
 def _observe(metrics: Metrics, observers: Observers, report: BatchReport) -> None:

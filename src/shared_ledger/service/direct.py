@@ -56,9 +56,7 @@ class DirectRoutes:
     done here because it is the one coroutine around all of them: another would cost a hundredth.
     """
 
-    def __init__(
-        self, app: ASGIApp, routes: Iterable[DirectRoute], ended: Ended | None = None
-    ) -> None:
+    def __init__(self, app: ASGIApp, routes: Iterable[DirectRoute], ended: Ended) -> None:
         self._app = app
         self._ended = ended
         self._fixed: dict[tuple[str, str], DirectRoute] = {}
@@ -100,8 +98,7 @@ class DirectRoutes:
             await response(scope, receive, send)
         finally:
             ORIGIN.reset(before)
-            if self._ended is not None:
-                self._ended(scope, asked, time.perf_counter() - began)
+            self._ended(scope, asked, time.perf_counter() - began)
 
     def _find(self, scope: Scope) -> DirectRoute | ASGIApp:
         """Return the direct route that serves a request, noted in its scope, or who does."""
