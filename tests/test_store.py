@@ -27,12 +27,12 @@ from shared_ledger import (
 )
 from shared_ledger.book import Account, AccountKey
 from shared_ledger.connections import make_engine
+from shared_ledger.copying import PLAIN_COLUMNS, copy_text
 from shared_ledger.embedded import Cluster
 from shared_ledger.hand import Hand
 from shared_ledger.migrations import migrate
 from shared_ledger.schema import ENTRY_COLUMNS
 from shared_ledger.sql import text_array
-from shared_ledger.store import PLAIN_COLUMNS, copy_text
 
 SharedLedger = Ledger[SharedOperation]
 

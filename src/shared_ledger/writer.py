@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from shared_ledger.book import AccountKey
 from shared_ledger.commands import AnyCommand, AtomicCommand, GroupCommand
@@ -33,8 +33,8 @@ from shared_ledger.errors import (
     Refusal,
     RejectedByDatabase,
 )
-from shared_ledger.group import Queue, Waiting, answer
-from shared_ledger.origin import ORIGIN
+from shared_ledger.group import Queue
+from shared_ledger.jobs import Job, Part, Single, Whole, answer_all
 from shared_ledger.store import Conflict, Rejected, Store, Unreachable
 
 _log = logging.getLogger("shared_ledger.writer")
@@ -59,24 +59,6 @@ MAX_CONFLICTS = 20
 CAREFUL_BATCHES = 8
 
 
-class Job(Protocol):
-    """What one caller submitted to a lane."""
-
-    @property
-    def commands(self) -> Sequence[AnyCommand]:
-        """What is to be written."""
-        ...
-
-    @property
-    def origin(self) -> object:
-        """What ``ORIGIN`` was where it was submitted."""
-
-    @property
-    def queued_at(self) -> float:
-        """When that was, by the monotonic clock."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class BatchReport:
     """What a lane did with one batch, for metrics.
@@ -92,70 +74,6 @@ class BatchReport:
     jobs: Sequence[Job]
     began: float
 
-
-class _Single(Waiting[Decided]):
-    """One command of one coroutine, which waits."""
-
-    __slots__ = ("commands", "origin", "queued_at")
-
-    def __init__(self, command: AnyCommand) -> None:
-        super().__init__()
-        self.commands = (command,)
-        self.origin = ORIGIN.get()
-        self.queued_at = time.monotonic()
-
-
-class _Part:
-    """The commands of a batch that go to one lane."""
-
-    __slots__ = ("commands", "origin", "positions", "queued_at", "whole")
-
-    def __init__(
-        self, commands: Sequence[AnyCommand], positions: Sequence[int] | None, whole: _Whole
-    ) -> None:
-        self.commands = commands
-        self.positions = positions
-        self.whole = whole
-        self.origin = ORIGIN.get()
-        self.queued_at = time.monotonic()
-
-
-class _Whole:
-    """A caller's batch: answered when its last part is."""
-
-    __slots__ = ("_failure", "_lock", "_outcomes", "_waiting", "future")
-
-    def __init__(self, size: int, parts: int) -> None:
-        self.future: Future[list[Decided]] = Future()
-        self._outcomes: list[Any] = [None] * size
-        self._waiting = parts
-        self._failure: LedgerError | None = None
-        self._lock = threading.Lock()
-
-    def answer(
-        self,
-        positions: Sequence[int] | None,
-        outcomes: list[Decided],
-        failure: LedgerError | None,
-    ) -> None:
-        with self._lock:
-            if failure is not None:
-                self._failure = failure
-            elif positions is None:
-                self._outcomes = outcomes
-            else:
-                for position, outcome in zip(positions, outcomes, strict=True):
-                    self._outcomes[position] = outcome
-            self._waiting -= 1
-            last = self._waiting == 0
-        if last and self.future.set_running_or_notify_cancel():
-            if self._failure is not None:
-                self.future.set_exception(self._failure)
-            else:
-                self.future.set_result(self._outcomes)
-
-
-_Job = _Single | _Part
 
 _WHOLE = frozenset((GroupCommand, AtomicCommand))
 
@@ -182,11 +100,11 @@ class _Lane(threading.Thread):
         self._max_batch = max_batch
         self._observe = observe
         self._forget = forget
-        self._jobs: Queue[_Job] = Queue(weight=lambda job: len(job.commands))
+        self._jobs: Queue[Job] = Queue(weight=lambda job: len(job.commands))
         self._careful = 0
         self._reachable = True
 
-    def put(self, job: _Job) -> None:
+    def put(self, job: Job) -> None:
         """Let a job wait for this lane."""
         self.queued += len(job.commands)
         self._jobs.put(job)
@@ -201,7 +119,7 @@ class _Lane(threading.Thread):
         if self._store is not None:
             self._store.close()
 
-    def _serve(self, jobs: list[_Job]) -> None:
+    def _serve(self, jobs: list[Job]) -> None:
         commands = [command for job in jobs for command in job.commands]
         began = time.monotonic()
         outcomes: list[Decided] = []
@@ -232,7 +150,7 @@ class _Lane(threading.Thread):
                 self._forget({key for command in commands for key in command.keys})
             except Exception:  # noqa: BLE001  # It must leave no caller waiting either.
                 _log.exception("what was written could not be removed from the cache")
-        _answer(jobs, outcomes, failure)
+        answer_all(jobs, outcomes, failure)
 
     def _write(self, commands: Sequence[AnyCommand]) -> list[Decided]:
         """Write one batch, retrying what can be retried: nonces make that safe."""
@@ -362,21 +280,6 @@ class _Lane(threading.Thread):
         return [outcomes[index] for index in range(len(commands))]
 
 
-def _answer(jobs: Sequence[_Job], outcomes: list[Decided], failure: LedgerError | None) -> None:
-    """Answer the jobs that were written whole, and tell the others why they were not."""
-    coroutines: list[tuple[Waiting[Decided], Decided | LedgerError]] = []
-    start = 0
-    for job in jobs:
-        end = start + len(job.commands)
-        error = failure if end > len(outcomes) else None
-        if isinstance(job, _Part):
-            job.whole.answer(job.positions, outcomes[start:end], error)
-        else:
-            coroutines.append((job, error or outcomes[start]))
-        start = end
-    answer(coroutines)
-
-
 class Writer:
     """The writer of one process: ``submit`` from threads, ``submit_async`` from coroutines.
 
@@ -438,15 +341,15 @@ class Writer:
         positions: dict[_Lane, list[int]] = {}
         for position, command in enumerate(commands):
             positions.setdefault(self._lane_of(command), []).append(position)
-        whole = _Whole(len(commands), len(positions))
+        whole = Whole(len(commands), len(positions))
         if not commands:
             whole.future.set_result([])
         elif len(positions) == 1:
-            self._put({lane: _Part(commands, None, whole) for lane in positions})
+            self._put({lane: Part(commands, None, whole) for lane in positions})
         else:
             self._put(
                 {
-                    lane: _Part([commands[index] for index in indices], indices, whole)
+                    lane: Part([commands[index] for index in indices], indices, whole)
                     for lane, indices in positions.items()
                 }
             )
@@ -458,7 +361,7 @@ class Writer:
         The future gives the posted entry, or raises the refusal. Raises as ``submit``.
         """
         self.check_open()
-        job = _Single(command)
+        job = Single(command)
         # While little waits, one lane's larger transactions are cheaper than those of two.
         first = self._lanes[0]
         lane = first if first.queued < SPREAD_FROM else self._lane_of(command)
@@ -493,7 +396,7 @@ class Writer:
         if self._closed:
             raise LedgerClosed
 
-    def _put(self, jobs: Mapping[_Lane, _Job]) -> None:
+    def _put(self, jobs: Mapping[_Lane, Job]) -> None:
         """Queue all of the jobs or none."""
         self.check_open()
         with self._gate:
@@ -502,7 +405,7 @@ class Writer:
             for lane, job in jobs.items():
                 lane.put(job)
 
-    def _check_room(self, lane: _Lane, job: _Job) -> None:
+    def _check_room(self, lane: _Lane, job: Job) -> None:
         if self._closed:
             raise LedgerClosed
         # A batch larger than the whole queue is taken when nothing else waits.

@@ -14,12 +14,13 @@ from typing import Any
 from shared_ledger.bench.work import BATCH, Postings, Work
 from shared_ledger.book import Posted
 from shared_ledger.changes import Book
+from shared_ledger.copying import copy_statement, copy_text
 from shared_ledger.decide import Decision
 from shared_ledger.errors import LedgerError
 from shared_ledger.ledger import Ledger
 from shared_ledger.operations import SHARED, SharedOperation
 from shared_ledger.requests import command_of
-from shared_ledger.store import connect, copy_statement, copy_text
+from shared_ledger.store import connect
 
 CALLERS = 1_000
 LARGE_BATCH = 5_000
