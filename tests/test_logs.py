@@ -22,8 +22,10 @@ from shared_ledger.access.store import AccessStore
 from shared_ledger.embedded import Cluster
 from shared_ledger.service import logs
 from shared_ledger.service.asked import Asked
-from shared_ledger.service.logs import REQUESTS, Kind, configure
+from shared_ledger.service.logs import REQUESTS, configure
+from shared_ledger.service.observed import TOGETHER_S, ObservedRequests
 from shared_ledger.service.observers import Observers, observers_of
+from shared_ledger.service.request_metrics import RequestMetrics
 from shared_ledger.settings import Settings
 
 PARTS = ("", "shared_ledger", "shared_ledger.messages", "shared_ledger.service", REQUESTS)
@@ -140,7 +142,7 @@ async def test_lines_are_written_soon_and_together(
     for _ in range(3):
         await served.client.get("/health")
     assert writes == []
-    await asyncio.sleep(3 * logs.FLUSH_S)
+    await asyncio.sleep(3 * TOGETHER_S)
     (together,) = writes
     assert together.count('"/health"') == 3
 
@@ -164,9 +166,10 @@ async def test_what_is_logged_comes_after_the_requests_before_it(served: Served,
 def test_lines_are_written_on_another_event_loop_too(log: Log) -> None:
     requests = observed(log).requests
     assert requests is not None
+    observed_requests = ObservedRequests(RequestMetrics(), requests)
 
     async def serve() -> None:
-        requests.write(Kind("GET", "/", 200, "user"), 0.001, Asked("a"))
+        observed_requests.ended({"method": "GET"}, Asked("a"), 0.001)
 
     for _ in range(2):
         asyncio.run(serve())

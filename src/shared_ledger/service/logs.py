@@ -7,12 +7,10 @@ one line, which goes a shorter way, because there are many.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -28,8 +26,6 @@ from shared_ledger.settings import Settings, levels_of
 
 REQUESTS = "shared_ledger.requests"
 """The part whose lines are those of requests."""
-FLUSH_S = 0.1
-"""How long the line of a request waits for others, to be written with them."""
 
 # What they say below a warning is about themselves, and may show what they were sent.
 _OTHERS = (
@@ -53,36 +49,30 @@ class Kind:
     text: str = field(default="", init=False)
 
 
-_Served = tuple[Kind, float, float, Asked]
+Served = tuple[Kind, float, float, Asked]
 """A request: of what kind, when it was answered, in seconds since 1970, and how long it took."""
-_Lines = Callable[[Iterable[_Served]], str]
+_Lines = Callable[[Iterable[Served]], str]
 """Makes the lines of requests, one after the other: that takes half the time of one at a time."""
 
 
 class RequestLog:
-    """Writes a line for each request: not at once, but with those that come shortly after."""
+    """Writes a line for each request, when it is told to, and before any other line."""
 
     def __init__(self, stream: TextIO, lines: _Lines) -> None:
         self._stream = stream
         self._lines = lines
-        self._waiting: deque[_Served] = deque()
-        self._is_due = False
+        self._sources: list[Callable[[], Iterable[Served]]] = []
         self._writing = threading.Lock()
 
-    def write(self, kind: Kind, seconds: float, asked: Asked) -> None:
-        """Write the line of a request that was served on this event loop, soon."""
-        self._waiting.append((kind, time.time(), seconds, asked))
-        if not self._is_due:
-            self._is_due = True
-            asyncio.get_running_loop().call_later(FLUSH_S, self.flush)
+    def of(self, source: Callable[[], Iterable[Served]]) -> None:
+        """Write the lines of the requests that a source gives, each time when it is asked."""
+        self._sources.append(source)
 
     def flush(self, last: str = "") -> None:
-        """Write what waits now, and one more line after that; may be called by any thread."""
-        self._is_due = False
+        """Write what there is now, and one more line after that; may be called by any thread."""
         with self._writing:
-            # Others may add meanwhile; nobody else takes.
-            waiting = [self._waiting.popleft() for _ in range(len(self._waiting))]
-            self._stream.write(self._lines(waiting) + last)
+            served = [each for source in self._sources for each in source()]
+            self._stream.write(self._lines(served) + last)
             self._stream.flush()
 
 
@@ -190,7 +180,7 @@ class _Handler(logging.Handler):
         self._requests.flush()
 
 
-def _json_lines(served: Iterable[_Served]) -> str:
+def _json_lines(served: Iterable[Served]) -> str:
     """Make lines of JSON: what is alike of many is made once."""
     lines: list[str] = []
     second = -1
@@ -231,7 +221,7 @@ class _ConsoleLines:
     def __init__(self, render: structlog.dev.ConsoleRenderer) -> None:
         self._render = render
 
-    def __call__(self, served: Iterable[_Served]) -> str:
+    def __call__(self, served: Iterable[Served]) -> str:
         """Return the lines of requests."""
         return "".join(starmap(self._line, served))
 

@@ -1,29 +1,46 @@
-"""What is done with a request that has ended: it is counted, timed, and logged in one line."""
+"""What is done with requests that have ended: they are counted, timed, and logged in a line each.
+
+Not at once, but together with those that end shortly after: that takes half the time.
+"""
 
 from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Iterable
 
 from starlette.types import Scope
 
 from shared_ledger.service.asked import Asked
-from shared_ledger.service.logs import Kind, RequestLog
+from shared_ledger.service.logs import Kind, RequestLog, Served
 from shared_ledger.service.request_metrics import RequestMetrics, Series
+
+TOGETHER_S = 0.1
+"""How long a request waits for others."""
 
 METHODS = frozenset(("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"))
 """Those that are told apart: a client may send any word."""
 
 ANONYMOUS = "anonymous"
+UNKNOWN = "unknown"
 
 _Key = tuple[str, str, str | None, int, str]
-"""What requests of one kind have in common: made of what is there, and of nothing new."""
+"""Method, the part of the path before the route's, the route's, status and caller."""
 
 
 class ObservedRequests:
-    """Counts requests, and has their lines written if there is a log."""
+    """Counts requests on one event loop, and has their lines written if there is a log."""
 
     def __init__(self, metrics: RequestMetrics, log: RequestLog | None) -> None:
         self._metrics = metrics
         self._log = log
         self._kinds: dict[_Key, tuple[Kind, Series]] = {}
+        self._waiting: deque[tuple[_Key, float, float, Asked]] = deque()
+        self._is_due = False
+        if log is not None:
+            log.of(self._counted)
+        metrics.before_collecting(self.flush)
 
     def ended(self, scope: Scope, asked: Asked, seconds: float) -> None:
         """Note a request that took so long; called for each, when it was answered or given up."""
@@ -35,16 +52,35 @@ class ObservedRequests:
             asked.status,
             scope.get("caller", ANONYMOUS),
         )
-        kind, series = self._kinds.get(key) or self._new(scope, key)
-        series.count(seconds)
-        if self._log is not None:
-            self._log.write(kind, seconds, asked)
+        self._waiting.append((key, time.time(), seconds, asked))
+        if not self._is_due:
+            self._is_due = True
+            asyncio.get_running_loop().call_later(TOGETHER_S, self.flush)
 
-    def _new(self, scope: Scope, key: _Key) -> tuple[Kind, Series]:
-        method, _, _, status, caller = key
+    def flush(self) -> None:
+        """Count what waits, and write its lines."""
+        if self._log is None:
+            self._counted()
+        else:
+            self._log.flush()
+
+    def _counted(self) -> Iterable[Served]:
+        """Count what waits, and return it; with a log, only this calls it, once at a time."""
+        self._is_due = False
+        served: list[Served] = []
+        # More may end meanwhile; nobody else takes.
+        for _ in range(len(self._waiting)):
+            key, now, seconds, asked = self._waiting.popleft()
+            kind, series = self._kinds.get(key) or self._new(key)
+            series.count(seconds)
+            served.append((kind, now, seconds, asked))
+        return served
+
+    def _new(self, key: _Key) -> tuple[Kind, Series]:
+        method, root, path, status, caller = key
         if method not in METHODS:
             method = "other"
-        route = route_of(scope)
+        route = UNKNOWN if path is None else root + path
         kind = Kind(method, route, status, caller), self._metrics.series(method, route, status)
         if method in METHODS:
             self._kinds[key] = kind
@@ -55,4 +91,4 @@ def route_of(scope: Scope) -> str:
     """Return the pattern of the path of the route that served a request, never the path itself."""
     route = scope.get("route")
     # A path that no route knows has none, and must not become a label of its own.
-    return "unknown" if route is None else scope.get("root_path", "") + route.path
+    return UNKNOWN if route is None else scope.get("root_path", "") + route.path
