@@ -13,6 +13,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -27,6 +28,7 @@ from rich.table import Table
 from shared_ledger.bench.credits import BENCH, CreditMeasures, balance_at
 from shared_ledger.bench.load import HOST
 from shared_ledger.bench.measures import Measures
+from shared_ledger.bench.server import PAIR_S
 from shared_ledger.bench.work import HOT, opening, store_entries, tidy
 from shared_ledger.connections import make_engine
 from shared_ledger.embedded import Cluster, temporary_cluster
@@ -41,8 +43,7 @@ LIMIT_SCHEMA = "bench_limit"
 ROUNDS = 3
 BATCHES = 60
 HTTP_SECONDS = 3.0
-WATCH_PAIRS = 12
-WATCH_SECONDS = 1.0
+WATCH_PAIRS = 40
 FEW_POSTS = 10_000
 MANY_POSTS = 1_000_000
 WARM_UP_SECONDS = 1.0
@@ -150,7 +151,7 @@ def _measure_service(
     cluster: Cluster, scale: float, note: Callable[[Figures], None], progress: Progress
 ) -> None:
     kinds = {"http_bare": "bare", "http_posts": "post", "http_balance": "balance"}
-    task = progress.add_task("http", total=len(kinds) * ROUNDS + WATCH_PAIRS + 2)
+    task = progress.add_task("http", total=len(kinds) * ROUNDS + 3)
     with service_on(cluster) as (port, _):
         load(port, "post", WARM_UP_SECONDS, "warm")
         for number in range(ROUNDS):
@@ -163,9 +164,9 @@ def _measure_service(
                     note({"http_posts_p99_ms": answer["p99_ms"]})
                 progress.advance(task)
         progress.update(task, description="metrics and logs")
-        for number in range(WATCH_PAIRS):
-            note(_watch(port, WATCH_SECONDS * scale, number))
-            progress.advance(task)
+        for figures in _watch(port, max(1, round(WATCH_PAIRS * scale))):
+            note(figures)
+        progress.advance(task)
         progress.update(task, description="stages of a post")
         note(_stages(port, HTTP_SECONDS * scale))
         progress.update(task, description="memory")
@@ -182,17 +183,19 @@ def _measure_service(
     progress.remove_task(task)
 
 
-def _watch(port: int, seconds: float, number: int) -> Figures:
-    """Measure posts with metrics and logs, and without them, in the same process."""
-    rates: Figures = {}
-    # Each comes first as often as the other.
-    for on in (1, 0) if number % 2 else (0, 1):
-        _ask(port, f"/watch?on={on}")
-        name = "http_watched_posts_per_s" if on else "http_unwatched_posts_per_s"
-        rates[name] = load(port, "post", seconds, f"watch-{number}-{on}")["per_s"]
-    _ask(port, "/watch?on=1")
-    watched, unwatched = rates["http_watched_posts_per_s"], rates["http_unwatched_posts_per_s"]
-    return {**rates, "http_watched_share": watched / unwatched}
+def _watch(port: int, pairs: int) -> Iterator[Figures]:
+    """Measure posts with metrics and logs, and without them, in turn in the same process."""
+    with ThreadPoolExecutor(1) as other:
+        loaded = other.submit(load, port, "post", pairs * PAIR_S + WARM_UP_SECONDS, "watch")
+        time.sleep(WARM_UP_SECONDS / 2)
+        found: list[tuple[float, float]] = json.loads(_ask(port, f"/watch?pairs={pairs}"))
+        loaded.result()
+    for watched, unwatched in found:
+        yield {
+            "http_watched_posts_per_s": watched,
+            "http_unwatched_posts_per_s": unwatched,
+            "http_watched_share": watched / unwatched,
+        }
 
 
 def _stages(port: int, seconds: float) -> Figures:
@@ -217,10 +220,11 @@ def _batches(port: int) -> tuple[float, float]:
     return float(found[f"{_BATCH}_count"]), float(found[f"{_BATCH}_sum"])
 
 
-def _ask(port: int, path: str) -> None:
+def _ask(port: int, path: str) -> str:
     request = urllib.request.Request(f"http://{HOST}:{port}{path}", method="POST")
-    with urllib.request.urlopen(request, timeout=600):  # Our own service, on the loopback.
-        pass
+    with urllib.request.urlopen(request, timeout=600) as response:  # Ours, on the loopback.
+        text: str = response.read().decode()
+    return text
 
 
 def _get(port: int, path: str) -> str:

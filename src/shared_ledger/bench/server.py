@@ -3,13 +3,15 @@
 ``python -m shared_ledger.bench.server`` takes its settings from the environment. ``POST /bare``
 parses the same body and answers, with nothing in between; ``POST /burst?count=N`` posts N credits
 inside the process, from 1,000 coroutines; ``POST /staged`` and ``GET /stages`` are in ``stages``.
-``POST /watch?on=0`` ends that requests are counted and logged, until ``on=1``: processes differ by
-more than that costs.
+``POST /watch?pairs=N`` ends that requests are counted and logged, and begins it again, N times, and
+tells how many a second there were meanwhile, of others: processes differ by more than that costs.
 """
 
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
 
 from fastapi import Request
 from starlette.responses import Response
@@ -21,10 +23,16 @@ from shared_ledger.operations import SHARED
 from shared_ledger.service.answers import Json
 from shared_ledger.service.app import create_app
 from shared_ledger.service.direct import DirectRoute, read_body
+from shared_ledger.service.observed import TOGETHER_S
 from shared_ledger.service.observers import observers_of
 from shared_ledger.service.routes import decode_body, encode, ledger_of
 from shared_ledger.service.server import run
 from shared_ledger.settings import load_settings
+
+SETTLE_S = TOGETHER_S + 0.02
+"""After that nothing is written of what was noted before."""
+WINDOW_S = 0.2
+PAIR_S = 2 * (SETTLE_S + WINDOW_S)
 
 
 async def bare(request: Request) -> Response:
@@ -52,12 +60,30 @@ class Watch:
     """Whether requests are counted and logged."""
 
     def __init__(self) -> None:
-        self.on = True
+        self._on = True
+        self._requests = 0
+        self._loop = threading.get_ident()
 
-    async def switch(self, request: Request) -> Response:
-        """Begin or end it."""
-        self.on = request.query_params["on"] == "1"
-        return Response(status_code=204)
+    def __call__(self) -> bool:
+        """Tell it; asked for each request, and by other threads for each batch."""
+        if threading.get_ident() == self._loop:
+            self._requests += 1
+        return self._on
+
+    async def alternate(self, request: Request) -> Response:
+        """Answer with pairs of rates: with it and without it, each first as often as the other."""
+        pairs: list[tuple[float, float]] = []
+        for number in range(int(request.query_params["pairs"])):
+            rates: dict[bool, float] = {}
+            for on in (False, True) if number % 2 else (True, False):
+                self._on = on
+                await asyncio.sleep(SETTLE_S)
+                before, began = self._requests, time.perf_counter()
+                await asyncio.sleep(WINDOW_S)
+                rates[on] = (self._requests - before) / (time.perf_counter() - began)
+            pairs.append((rates[True], rates[False]))
+        self._on = True
+        return Json(encode(pairs))
 
 
 def main() -> None:
@@ -70,11 +96,11 @@ def main() -> None:
         settings,
         on_ready=lambda _: print("ready", flush=True),  # noqa: T201
         observers=observers_of(settings),
-        watched=lambda: watch.on,
+        watched=watch,
         more_routes=[
             DirectRoute("/bare", bare, methods=["POST"]),
             DirectRoute("/burst", burst, methods=["POST"]),
-            DirectRoute("/watch", watch.switch, methods=["POST"]),
+            DirectRoute("/watch", watch.alternate, methods=["POST"]),
             DirectRoute("/staged", stages.post, methods=["POST"]),
             DirectRoute("/stages", stages.show, methods=["GET"]),
         ],
