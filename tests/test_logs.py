@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import re
+import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -23,6 +24,7 @@ from shared_ledger.embedded import Cluster
 from shared_ledger.service import logs
 from shared_ledger.service.asked import Asked
 from shared_ledger.service.logs import REQUESTS, configure
+from shared_ledger.service.logs import Served as Served_
 from shared_ledger.service.observed import TOGETHER_S, ObservedRequests
 from shared_ledger.service.observers import Observers, observers_of
 from shared_ledger.service.request_metrics import RequestMetrics
@@ -175,6 +177,26 @@ def test_lines_are_written_on_another_event_loop_too(log: Log) -> None:
         asyncio.run(serve())
         requests.flush()
     assert [line["request_id"] for line in log.lines()] == ["a", "a"]
+
+
+def test_what_is_logged_while_lines_are_written_is_written_too(log: Log) -> None:
+    """The garbage collector may run at any time, and what it finds may be worth a line."""
+    requests = observed(log).requests
+    assert requests is not None
+    said: list[str] = []
+
+    def collecting() -> list[Served_]:
+        if not said:
+            said.append("found")
+            logging.getLogger("test").warning("found while lines are written")
+        return []
+
+    requests.of(collecting)
+    writing = threading.Thread(target=requests.flush, daemon=True)
+    writing.start()
+    writing.join(10)
+    assert not writing.is_alive()
+    assert [line["event"] for line in log.lines()] == ["found while lines are written"]
 
 
 # --- the id of a request ---

@@ -62,7 +62,8 @@ class RequestLog:
         self._stream = stream
         self._lines = lines
         self._sources: list[Callable[[], Iterable[Served]]] = []
-        self._writing = threading.Lock()
+        # The same thread may come again: what the garbage collector finds may be logged, too.
+        self._writing = threading.RLock()
 
     def of(self, source: Callable[[], Iterable[Served]]) -> None:
         """Write the lines of the requests that a source gives, each time when it is asked."""

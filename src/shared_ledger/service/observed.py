@@ -68,8 +68,7 @@ class ObservedRequests:
         """Count what waits, and return it; with a log, only this calls it, once at a time."""
         self._is_due = False
         served: list[Served] = []
-        # More may end meanwhile; nobody else takes.
-        for _ in range(len(self._waiting)):
+        while self._waiting:
             key, now, seconds, asked = self._waiting.popleft()
             kind, series = self._kinds.get(key) or self._new(key)
             series.count(seconds)
