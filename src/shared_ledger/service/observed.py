@@ -79,7 +79,7 @@ class ObservedRequests:
         method, root, path, status, caller = key
         if method not in METHODS:
             method = "other"
-        route = UNKNOWN if path is None else root + path
+        route = _pattern(root, path)
         kind = Kind(method, route, status, caller), self._metrics.series(method, route, status)
         if method in METHODS:
             self._kinds[key] = kind
@@ -89,5 +89,9 @@ class ObservedRequests:
 def route_of(scope: Scope) -> str:
     """Return the pattern of the path of the route that served a request, never the path itself."""
     route = scope.get("route")
+    return _pattern(scope.get("root_path", ""), None if route is None else route.path)
+
+
+def _pattern(root: str, path: str | None) -> str:
     # A path that no route knows has none, and must not become a label of its own.
-    return UNKNOWN if route is None else scope.get("root_path", "") + route.path
+    return UNKNOWN if path is None else root + path
