@@ -116,8 +116,8 @@ def carried_by(request: pytest.FixtureRequest) -> str:
 class Clock:
     """A database clock that stands still until a test moves it.
 
-    ``url`` is the cluster's, but its sessions find another ``clock_timestamp()`` before
-    PostgreSQL's own, in a schema that no other clock uses.
+    ``url`` is the cluster's, but its sessions find another ``clock_timestamp()`` and
+    ``transaction_timestamp()`` before PostgreSQL's own, in a schema that no other clock uses.
     """
 
     def __init__(self, cluster: Cluster, start: datetime | None = None) -> None:
@@ -130,10 +130,11 @@ class Clock:
         self._run(
             "insert into {clock}.present values (coalesce(%s, pg_catalog.clock_timestamp()))", start
         )
-        self._run(
-            "create function {clock}.clock_timestamp() returns timestamptz "
-            "language sql volatile as 'select at from {clock}.present'"
-        )
+        for name in ("clock_timestamp", "transaction_timestamp"):
+            self._run(
+                f"create function {{clock}}.{name}() returns timestamptz "
+                "language sql volatile as 'select at from {clock}.present'"
+            )
 
     def now(self) -> datetime:
         """The time at which it stands, UTC."""

@@ -363,9 +363,11 @@ def tries(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     sizes: list[int] = []
     load = store.Store.load
 
-    def counted(self: store.Store, commands: Sequence[Command], *, careful: bool) -> Book:
+    def counted(
+        self: store.Store, commands: Sequence[Command], *, careful: bool, advance: bool
+    ) -> Book:
         sizes.append(len(commands))
-        return load(self, commands, careful=careful)
+        return load(self, commands, careful=careful, advance=advance)
 
     monkeypatch.setattr(store.Store, "load", counted)
     return sizes
@@ -413,7 +415,8 @@ def test_locked_system_account_is_busy_for_who_needs_it(
         )
     assert outcomes[::2] == [AccountBusy("ann")] * 20
     assert [posted(outcome).entry.amount for outcome in outcomes[1::2][:9]] == [-1] * 9
-    assert len(tries) <= 3
+    # One more for the spending alone, of which not all is possible.
+    assert len(tries) <= 4
     assert_sound(cluster.url, schema)
 
 

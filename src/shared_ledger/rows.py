@@ -197,18 +197,18 @@ class Rows:
             )
 
     def save_accounts(
-        self, book: Book, changes: Changes, opened: Collection[AccountKey] = ()
+        self, book: Book, changes: Changes, stored: Collection[AccountKey] = ()
     ) -> None:
         """Change the owners' accounts, then add to the system accounts.
 
-        Those that were ``opened`` with what they have are saved if there is more to them.
+        Those that are ``stored`` with what they have are saved if there is more to them.
         """
         accounts: Collection[Account] = changes.accounts.values()
-        if opened:
+        if stored:
             accounts = [
                 account
                 for key, account in changes.accounts.items()
-                if account.whole or key not in opened
+                if account.whole or key not in stored
             ]
         now = book.now.isoformat()
         plain = [account for account in accounts if not account.whole]
@@ -394,6 +394,24 @@ def account_of(row: Sequence[Any], asset: str) -> Account:
         held,
         floor,
         changed_on,
+        expiring or 0,
+        due_on,
+        due_on is not None or (floor is not None and posted - held < floor),
+    )
+
+
+def account_before(row: Sequence[Any], asset: str, gain: int, now: datetime) -> Account:
+    """Make an account, as it was, of a row that ``advance`` gave after it added a gain."""
+    owner_id, posted, held, floor, changed_on, expiring, due_on = row
+    posted -= gain
+    return Account(
+        owner_id,
+        asset,
+        posted,
+        held,
+        floor,
+        # When its next entry is made.
+        changed_on or now,
         expiring or 0,
         due_on,
         due_on is not None or (floor is not None and posted - held < floor),

@@ -40,6 +40,17 @@ def statements(schema: str) -> Mapping[str, str]:
             order by owner_id
             for no key update
         """,
+        # Locks as well. In the order in which they are named: there is an index for each.
+        "advance": f"""
+            update {book}.accounts
+            set posted = posted + gain,
+                version = version + 1,
+                changed_on = greatest(changed_on, transaction_timestamp())
+            from unnest(:owners::text[], :gains::bigint[]) as new (owner, gain)
+            where owner_id = owner and asset = :asset::text
+            returning owner_id, posted, held, floor,
+                nullif(changed_on, transaction_timestamp()), nullif(expiring, 0), due_on
+        """,
         "look": f"""
             select {account}
             from {book}.accounts
@@ -47,7 +58,8 @@ def statements(schema: str) -> Mapping[str, str]:
         """,
         "clock": "select clock_timestamp()",
         "reserve": f"""
-            select clock_timestamp(), array_agg(nextval('{book}.{ENTRIES_ID_SEQUENCE}'))
+            select clock_timestamp(), transaction_timestamp(),
+                array_agg(nextval('{book}.{ENTRIES_ID_SEQUENCE}'))
             from generate_series(1, :count::int)
         """,
         "entries_by_nonce": f"""

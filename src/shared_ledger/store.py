@@ -39,6 +39,7 @@ from shared_ledger.copying import (
 from shared_ledger.errors import ConfigurationError, LedgerUnavailable
 from shared_ledger.rows import (
     Rows,
+    account_before,
     account_columns,
     account_of,
     balance_of,
@@ -54,7 +55,7 @@ from shared_ledger.schema import (
     MAX_SCHEMAS,
     checked_schema,
 )
-from shared_ledger.sql import statements, text_array
+from shared_ledger.sql import numbers, statements, text_array
 
 MORE_IDS = 100
 FEW = 250
@@ -89,6 +90,10 @@ class Conflict(StoreError):
     """Another transaction was there first; the batch was rolled back and can be tried again."""
 
 
+class Doubtful(Conflict):
+    """A posting of the batch must be refused, or was made before: lock, read and decide first."""
+
+
 class Rejected(StoreError):
     """The database refused the batch for what is in it; it was rolled back.
 
@@ -108,6 +113,9 @@ class Unreachable(StoreError):
 
 # What a new try can mend: a unique violation is an entry or an account that appeared meanwhile.
 _CONFLICTS = (pg.UniqueViolation, pg.DeadlockDetected, pg.SerializationFailure)
+
+# An account that would be overdrawn, or hold more than there are numbers.
+_DOUBTS = (pg.CheckViolation, pg.NumericValueOutOfRange)
 
 # What a new connection can mend: a shutdown, no disk or memory left, a broken disk, a primary that
 # has become a standby; a feature that is not supported is a cached plan that met a migration.
@@ -144,11 +152,14 @@ class Store:
         self._waiting: list[Entry] = []
         self._copying: ExitStack | None = None
         self._copier: psycopg.Copy
-        self._opened: set[AccountKey] = set()
+        # Accounts whose rows have the balances of after the batch.
+        self._stored: set[AccountKey] = set()
         self.plain = True
         """Whether the batch in hand is of plain postings to accounts without holds or grants."""
         self.opens = False
         """Whether the batch in hand may open accounts."""
+        self.advanced = False
+        """Whether the batch in hand was taken for possible: all of it must be new entries."""
         self._book = book = checked_schema(schema)
         self._sql = driver_statements(schema)
         self._rows = Rows(self._run)
@@ -197,64 +208,94 @@ class Store:
         with _Translated(self._connection):
             return self._rows.entries(ids)
 
-    def load(self, commands: Sequence[AnyCommand], *, careful: bool) -> Book:
+    def load(
+        self, commands: Sequence[AnyCommand], *, careful: bool, advance: bool = False
+    ) -> Book:
         """Begin a transaction, lock the owners' accounts and read what the commands need.
 
         Without ``careful`` nonces are taken for new, which their unique index checks when the batch
-        is saved: a new entry is then written without a lookup.
+        is saved: a new entry is then written without a lookup. To ``advance`` takes plain postings
+        for possible, too: one statement locks the accounts, adds what they gain, and gives what
+        they had. Whoever decides then must roll back unless every posting is a new entry.
+
+        Raises
+        ------
+        Doubtful
+            If accounts were to be advanced, and one has not enough.
         """
         plain = all(map(is_plain, commands))
-        owners: dict[str, set[str]] = {}
+        advance = advance and plain and not careful
+        gains: dict[str, dict[str, int]] = {}
         if plain:
             for command in commands:
-                owners.setdefault(command.asset, set()).add(command.owner_id)
+                of_asset = gains.get(command.asset)
+                if of_asset is None:
+                    of_asset = gains[command.asset] = {}
+                owner_id = command.owner_id
+                of_asset[owner_id] = of_asset.get(owner_id, 0) + command.amount
         else:
             for command in commands:
                 for owner_id, asset in command.keys:
-                    owners.setdefault(asset, set()).add(owner_id)
+                    gains.setdefault(asset, {})[owner_id] = 0
         accounts: dict[AccountKey, Account] = {}
-        with _Translated(self._connection):
+        with _Translated(self._connection, doubts=advance):
             with self._connection.pipeline():
                 self._cursor.execute(b"begin")
                 self._cursor.execute(self._settings)
                 locks = {
-                    asset: self._reader(
-                        "lock", {"asset": asset, "owners": text_array(sorted(owners[asset]))}
-                    )
-                    for asset in sorted(owners)
+                    asset: self._locked(asset, gains[asset], advance=advance)
+                    for asset in sorted(gains)
                 }
                 count = len(commands) if plain else sum(map(ids_for, commands))
                 reserved = self._reader("reserve", {"count": str(count)})
+            clock, began, ids = reserved.fetchall()[0]
+            now = utc(began if advance else clock)
             for asset, lock in locks.items():
+                of_asset = gains[asset]
                 for row in lock.fetchall():
-                    accounts[row[0], asset] = account_of(row, asset)
-            now, ids = reserved.fetchall()[0]
-            book = Book(utc(now), self._ids(ids), accounts, ours=plain)
+                    accounts[row[0], asset] = (
+                        account_before(row, asset, of_asset[row[0]], now)
+                        if advance
+                        else account_of(row, asset)
+                    )
+            book = Book(now, self._ids(ids), accounts, ours=plain)
             self._rows.complete(book, commands, careful=careful, plain=plain)
-        self._opened = set()
+        self.advanced = advance
+        self._stored = set(accounts) if advance else set()
         self.plain = (
             plain and not book.holds and not any(account.whole for account in accounts.values())
         )
         # COPY takes round trips of its own, and these go with the commit.
         self._few = self.plain and len(commands) <= FEW and not any(map(_has_metadata, commands))
         self._waiting = []
-        self.opens = len(accounts) < sum(map(len, owners.values()))
+        self.opens = len(accounts) < sum(map(len, gains.values()))
         return book
+
+    def _locked(
+        self, asset: str, gains: Mapping[str, int], *, advance: bool
+    ) -> psycopg.Cursor[Any]:
+        """Lock the accounts of owners, in order."""
+        owners = sorted(gains)
+        named = {"asset": asset, "owners": text_array(owners)}
+        if not advance:
+            return self._reader("lock", named)
+        return self._reader("advance", {**named, "gains": numbers([gains[o] for o in owners])})
 
     def _ids(self, reserved: Iterable[int]) -> Iterator[int]:
         """Give the ids that were reserved, and more if they do not last."""
         yield from reserved
         while True:
             with _Translated(self._connection):
-                ((_, more),) = self._run("reserve", {"count": str(MORE_IDS)})
+                ((_, _, more),) = self._run("reserve", {"count": str(MORE_IDS)})
             yield from more
 
     def open_accounts(self, book: Book, changes: Changes) -> None:
         """Insert new accounts with their balances; to be called before any entry is appended."""
-        self._opened = changes.accounts.keys() - book.accounts.keys()
-        if not self._opened:
+        opened = changes.accounts.keys() - book.accounts.keys()
+        if not opened:
             return
-        new = [changes.accounts[key] for key in sorted(self._opened)]
+        self._stored |= opened
+        new = [changes.accounts[key] for key in sorted(opened)]
         with _Translated(self._connection):
             self._run("open", {"now": book.now.isoformat(), **account_columns(new)})
 
@@ -299,7 +340,7 @@ class Store:
                 self._insert()
                 if not self.plain:
                     self._rows.change_credits(book, changes)
-                self._rows.save_accounts(book, changes, self._opened)
+                self._rows.save_accounts(book, changes, self._stored)
                 self._cursor.execute(b"commit")
 
     def _insert(self) -> None:
@@ -323,6 +364,7 @@ class Store:
     def rollback(self) -> None:
         """Undo the batch in hand."""
         with _Translated(self._connection):
+            self._end_copy()
             self._connection.rollback()
 
     def _end_copy(self) -> None:
@@ -406,11 +448,14 @@ def _connecting() -> Iterator[None]:
 class _Translated:
     """Turns the driver's errors into the store's three, and rolls back."""
 
-    __slots__ = ("_connection", "_system")
+    __slots__ = ("_connection", "_doubts", "_system")
 
-    def __init__(self, connection: psycopg.Connection[Any], *, system: bool = False) -> None:
+    def __init__(
+        self, connection: psycopg.Connection[Any], *, system: bool = False, doubts: bool = False
+    ) -> None:
         self._connection = connection
         self._system = system
+        self._doubts = doubts
 
     def __enter__(self) -> None:
         return None
@@ -429,6 +474,8 @@ class _Translated:
             raise Unreachable(_line(error)) from error
         if isinstance(error, _CONFLICTS):
             raise Conflict(_line(error)) from error
+        if self._doubts and isinstance(error, _DOUBTS):
+            raise Doubtful(_line(error)) from error
         busy = isinstance(error, pg.LockNotAvailable)
         raise Rejected(_line(error), busy=busy, system=self._system) from error
 

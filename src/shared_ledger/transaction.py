@@ -197,7 +197,7 @@ class _Transaction:
                 },
             )
             accounts |= self._accounts("lock", missing)
-        ((now, ids),) = self._run("reserve", {"count": "1"})
+        ((now, _, ids),) = self._run("reserve", {"count": "1"})
         book = Book(utc(now), self._ids(ids), accounts)
         self.rows.complete(book, [command], careful=True)
         return book
@@ -213,7 +213,7 @@ class _Transaction:
     def _ids(self, reserved: Iterable[int]) -> Iterator[int]:
         yield from reserved
         while True:
-            ((_, more),) = self._run("reserve", {"count": str(_MORE_IDS)})
+            ((_, _, more),) = self._run("reserve", {"count": str(_MORE_IDS)})
             yield from more
 
     def _save(self, book: Book, changes: Changes) -> None:

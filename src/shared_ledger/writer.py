@@ -20,7 +20,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from shared_ledger.book import AccountKey
+from shared_ledger.book import AccountKey, Posted
 from shared_ledger.commands import AnyCommand, AtomicCommand, GroupCommand
 from shared_ledger.decide import Decided, Decision
 from shared_ledger.errors import (
@@ -35,7 +35,7 @@ from shared_ledger.errors import (
 )
 from shared_ledger.group import Queue
 from shared_ledger.jobs import Job, Part, Single, Whole, answer_all
-from shared_ledger.store import Conflict, Rejected, Store, Unreachable
+from shared_ledger.store import Conflict, Doubtful, Rejected, Store, Unreachable
 
 _log = logging.getLogger("shared_ledger.writer")
 
@@ -55,7 +55,8 @@ GIVE_UP_AFTER_S = 10.0
 FIRST_PAUSE_S = 0.05
 LAST_PAUSE_S = 1.0
 MAX_CONFLICTS = 20
-# After a replay more are likely, so nonces are looked up before writing for that many batches.
+# After a replay more are likely, so nonces are looked up before writing for that many batches;
+# after a refusal accounts are read before they are changed.
 CAREFUL_BATCHES = 8
 
 
@@ -102,6 +103,7 @@ class _Lane(threading.Thread):
         self._forget = forget
         self._jobs: Queue[Job] = Queue(weight=lambda job: len(job.commands))
         self._careful = 0
+        self._reading = 0
         self._reachable = True
 
     def put(self, job: Job) -> None:
@@ -161,6 +163,8 @@ class _Lane(threading.Thread):
         while True:
             try:
                 outcomes = self._try(commands, careful=retry or self._careful > 0)
+            except Doubtful:
+                self._reading = CAREFUL_BATCHES
             except Conflict as error:
                 retry = True
                 conflicts += 1
@@ -190,7 +194,7 @@ class _Lane(threading.Thread):
             self._store = self._connect()
         # What is all or nothing is decided knowing every nonce.
         careful = careful or not _WHOLE.isdisjoint(map(type, commands))
-        book = self._store.load(commands, careful=careful)
+        book = self._store.load(commands, careful=careful, advance=not self._reading)
         decision = Decision(book)
         changes = decision.changes
         # The database stores one piece while the next is decided; but accounts are opened before
@@ -201,6 +205,9 @@ class _Lane(threading.Thread):
         for start in range(0, len(commands), size):
             written = len(changes.entries)
             outcomes += decision.take(commands[start : start + size])
+            if self._store.advanced and not all(map(_is_new, outcomes[start:])):
+                self._store.rollback()
+                raise Doubtful("not every posting is a new entry")
             if self._store.opens:
                 self._store.open_accounts(book, changes)
             if len(changes.entries) > written:
@@ -209,6 +216,9 @@ class _Lane(threading.Thread):
         if not careful:
             replays = self._recognise(decision, commands, outcomes)
         self._store.commit(book, changes)
+        if self._reading:
+            refused = any(isinstance(outcome, Refusal) for outcome in outcomes)
+            self._reading = CAREFUL_BATCHES if refused else self._reading - 1
         if careful or replays:
             self._careful = CAREFUL_BATCHES if replays else max(self._careful - 1, 0)
         return outcomes
@@ -278,6 +288,10 @@ class _Lane(threading.Thread):
             part = [index for index, cause in enumerate(causes) if (cause in apart) is second]
             outcomes.update(zip(part, self._write([commands[i] for i in part]), strict=True))
         return [outcomes[index] for index in range(len(commands))]
+
+
+def _is_new(outcome: Decided) -> bool:
+    return type(outcome) is Posted and not outcome.replayed
 
 
 class Writer:

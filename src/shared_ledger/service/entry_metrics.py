@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from operator import attrgetter
 from typing import Any
@@ -124,19 +125,18 @@ class EntryMetrics(Collector):
                 ),
             ]
 
-    def _count(self, outcomes: Iterable[tuple[AnyCommand, Decided]]) -> None:
-        # Most entries of a batch are of a few kinds.
-        kinds: dict[tuple[str, str, str, int], int] = {}
-        for command, outcome in outcomes:
+    def _count(self, pairs: Iterable[tuple[AnyCommand, Decided]]) -> None:
+        entries: list[Entry] = []
+        for command, outcome in pairs:
             # First and shortest what happens most.
-            entries: Sequence[Entry]
             if type(outcome) is Posted and not outcome.replayed:
-                entries = (outcome.entry, *outcome.group) if outcome.group else (outcome.entry,)
+                entries.append(outcome.entry)
+                if outcome.group:
+                    entries += outcome.group
             else:
-                entries = self._others(command, outcome)
-            for entry in entries:
-                kind = _kind(entry)
-                kinds[kind] = kinds.get(kind, 0) + 1
+                entries += self._others(command, outcome)
+        # Most of a batch are of a few kinds.
+        kinds = Counter(map(_kind, entries))
         for (app, operation, asset, amount), count in kinds.items():
             _add(self._entries, (app, operation), count)
             if amount > 0:

@@ -72,8 +72,8 @@ class RequestLog:
     def flush(self, last: str = "") -> None:
         """Write what there is now, and one more line after that; may be called by any thread."""
         with self._writing:
-            served = [each for source in self._sources for each in source()]
-            self._stream.write(self._lines(served) + last)
+            lines = [self._lines(source()) for source in self._sources]
+            self._stream.write("".join(lines) + last)
             self._stream.flush()
 
 
@@ -184,19 +184,23 @@ class _Handler(logging.Handler):
 def _json_lines(served: Iterable[Served]) -> str:
     """Make lines of JSON: what is alike of many is made once."""
     lines: list[str] = []
-    second = -1
-    began = ""
+    began = start = ""
+    second = moment = -1
+    last: Kind | None = None
     for kind, now, seconds, asked in served:
-        if int(now) != second:
-            second = int(now)
-            began = f'{{"timestamp":"{datetime.fromtimestamp(second, UTC):%Y-%m-%dT%H:%M:%S}.'
+        now_ms = int(1_000 * now)
+        # Many end in one millisecond.
+        if now_ms != moment or kind is not last:
+            moment, last = now_ms, kind
+            if now_ms // 1_000 != second:
+                second = now_ms // 1_000
+                began = f'{{"timestamp":"{datetime.fromtimestamp(second, UTC):%Y-%m-%dT%H:%M:%S}.'
+            start = f"{began}{_DIGITS[now_ms % 1_000]}{kind.text or _text_of(kind)}"
         duration_us = int(1e6 * seconds)
-        alike = kind.text or _text_of(kind)
-        end = "}\n" if asked.trace_id is None else f',"trace_id":"{asked.trace_id}"}}\n'
+        end = '"}\n' if asked.trace_id is None else f'","trace_id":"{asked.trace_id}"}}\n'
         lines.append(
-            f"{began}{_DIGITS[int(1_000 * (now - second))]}{alike}"
-            f"{duration_us // 1_000}.{_DIGITS[duration_us % 1_000]},"
-            f'"request_id":"{asked.request_id}"{end}'
+            f"{start}{duration_us // 1_000}.{_DIGITS[duration_us % 1_000]},"
+            f'"request_id":"{asked.request_id}{end}'
         )
     return "".join(lines)
 

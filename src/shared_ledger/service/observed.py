@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterator
 
 from starlette.types import Scope
 
@@ -60,20 +60,18 @@ class ObservedRequests:
     def flush(self) -> None:
         """Count what waits, and write its lines."""
         if self._log is None:
-            self._counted()
+            deque(self._counted(), maxlen=0)
         else:
             self._log.flush()
 
-    def _counted(self) -> Iterable[Served]:
-        """Count what waits, and return it; with a log, only this calls it, once at a time."""
+    def _counted(self) -> Iterator[Served]:
+        """Count what waits, and give it; with a log, only this calls it, once at a time."""
         self._is_due = False
-        served: list[Served] = []
         while self._waiting:
             key, now, seconds, asked = self._waiting.popleft()
             kind, series = self._kinds.get(key) or self._new(key)
             series.count(seconds)
-            served.append((kind, now, seconds, asked))
-        return served
+            yield kind, now, seconds, asked
 
     def _new(self, key: _Key) -> tuple[Kind, Series]:
         method, root, path, status, caller = key
