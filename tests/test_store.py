@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -32,7 +33,8 @@ from shared_ledger.embedded import Cluster
 from shared_ledger.hand import Hand
 from shared_ledger.migrations import migrate
 from shared_ledger.schema import ENTRY_COLUMNS
-from shared_ledger.sql import text_array
+from shared_ledger.sql import statements, text_array
+from shared_ledger.store import local_settings
 
 SharedLedger = Ledger[SharedOperation]
 
@@ -391,3 +393,31 @@ def test_labels_of_other_applications_can_be_read(
         ("shop", "PURCHASE"),
         ("shared", "CREDIT_ADD"),
     ]
+
+
+@pytest.mark.parametrize("name", ["advance", "lock", "save"])
+@pytest.mark.parametrize("rows", [0, 3, 1_000])
+def test_accounts_are_looked_up_by_key_whatever_the_statistics_say(
+    cluster: Cluster, schema: str, name: str, rows: int
+) -> None:
+    with Ledger(SHARED, cluster.url, schema=schema, migrate=True):
+        pass
+    with psycopg.connect(cluster.url) as connection:
+        connection.execute(
+            f"insert into {schema}.accounts (owner_id, asset, changed_on) "
+            f"select 'user' || number, 'credits', now() from generate_series(1, {rows}) as number"
+        )
+        connection.execute(f"analyze {schema}.accounts")
+        connection.execute(local_settings(advance=name == "advance"))
+        numbers: dict[str, int] = {}
+        text = re.sub(
+            r":(\w+)::",
+            lambda match: f"${numbers.setdefault(match[1], len(numbers) + 1)}::",
+            statements(schema)[name],
+        )
+        plan = [row[0] for row in connection.execute(f"explain (generic_plan) {text}")]
+    assert not [line for line in plan if "Join" in line or "Nested" in line]
+    assert [line for line in plan if "Index Cond" in line and "owner_id = ANY" in line]
+    if name == "advance":
+        # A bitmap's order is that in which they are stored.
+        assert not [line for line in plan if "Bitmap" in line]

@@ -65,14 +65,20 @@ def shop(cluster: Cluster, schema: str) -> Iterator[Ledger[ShopOperation]]:
         yield ledger
 
 
-# --- repetitions, on the path that takes nonces for new and on the one that looks them up ---
+# --- repetitions, where they are taken for new, where accounts are read first, and nonces too ---
 
 
-@pytest.fixture(params=["new", "looked up"])
+@pytest.fixture(params=["new", "accounts read", "nonces looked up"])
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The writer's two ways to write a batch."""
-    if request.param == "looked up":
-        load = store.Store.load
+    """The writer's three ways to write a batch."""
+    load = store.Store.load
+    if request.param == "accounts read":
+        monkeypatch.setattr(
+            store.Store,
+            "load",
+            lambda self, commands, *, careful, **_: load(self, commands, careful=careful),
+        )
+    elif request.param == "nonces looked up":
         monkeypatch.setattr(
             store.Store, "load", lambda self, commands, **_: load(self, commands, careful=True)
         )
@@ -249,6 +255,106 @@ def test_batch_of_several_pieces_is_whole(
     assert query(cluster.url, f"select count(*) from {schema}.entries where nonce <> 'opened'") == [
         (size,)
     ]
+    assert_sound(cluster.url, schema)
+
+
+# --- postings that are taken for possible ---
+
+
+@pytest.fixture
+def ways(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Of each transaction that was begun whether its postings were taken for possible."""
+    taken: list[bool] = []
+    load = store.Store.load
+
+    def noted(
+        self: store.Store, commands: Sequence[Command], *, careful: bool, advance: bool
+    ) -> Book:
+        taken.append(advance and not careful)
+        return load(self, commands, careful=careful, advance=advance)
+
+    monkeypatch.setattr(store.Store, "load", noted)
+    return taken
+
+
+@pytest.fixture
+def alone(cluster: Cluster, schema: str) -> Iterator[Ledger[ShopOperation]]:
+    """A ledger with one lane, so that its transactions come one after the other."""
+    with Ledger(SHOP, cluster.url, schema=schema, migrate=True, lanes=1) as ledger:
+        yield ledger
+
+
+def test_after_a_refusal_accounts_are_read_first_for_a_while(
+    alone: Ledger[ShopOperation], ways: list[bool], cluster: Cluster, schema: str
+) -> None:
+    alone.post(adjust("ann", "opened", 10))
+    assert isinstance(alone.post_batch([adjust("ann", "too much", -11)])[0], InsufficientCredits)
+    assert ways == [True, True, False]
+    for number in range(writer.CAREFUL_BATCHES + 1):
+        alone.post(adjust("ann", f"read {number}", 1))
+    assert ways[3:] == [False] * writer.CAREFUL_BATCHES + [True]
+    assert_sound(cluster.url, schema)
+
+
+@pytest.mark.usefixtures("path")
+@pytest.mark.parametrize(
+    ("amounts", "allowed"),
+    [
+        # Together they are possible, and the constraint has nothing to say.
+        pytest.param([-15, 10], [False, True], id="a spend before what would have paid for it"),
+        pytest.param([10, -15, -5], [True, True, True], id="all of it, in this order"),
+        pytest.param([-10, -1], [True, False], id="one more than there is"),
+        pytest.param([INT64_MAX, -5], [False, True], id="more than there are numbers"),
+        pytest.param([INT64_MAX, INT64_MAX], [False, False], id="a gain that is no number"),
+        pytest.param([0], [True], id="nothing"),
+    ],
+)
+def test_each_posting_of_a_batch_is_decided_after_those_before_it(
+    alone: Ledger[ShopOperation],
+    cluster: Cluster,
+    schema: str,
+    amounts: list[int],
+    allowed: list[bool],
+) -> None:
+    alone.post(adjust("ann", "opened", 10))
+    outcomes = alone.post_batch(
+        [adjust("ann", f"{number}", amount) for number, amount in enumerate(amounts)]
+    )
+    assert [isinstance(outcome, Posted) for outcome in outcomes] == allowed
+    expected = 10 + sum(amount for amount, yes in zip(amounts, allowed, strict=True) if yes)
+    assert alone.balance("ann").balance == expected
+    assert_sound(cluster.url, schema)
+
+
+def test_refusal_in_a_later_piece_takes_the_earlier_ones_back(
+    alone: Ledger[ShopOperation], ways: list[bool], cluster: Cluster, schema: str
+) -> None:
+    size = 3 * writer.PIECE
+    alone.post_batch([adjust(f"user{number}", "opened", 10) for number in range(size)])
+    ways.clear()
+    outcomes = alone.post_batch(
+        [adjust(f"user{number}", "second", 20 * (-1) ** number) for number in range(size)]
+    )
+    assert sum(isinstance(outcome, Posted) for outcome in outcomes) == size - size // 2
+    # The constraint notices; what it cannot notice is taken back when it is decided.
+    outcomes = alone.post_batch(
+        [adjust(f"user{number}", "third", 1) for number in range(0, size, 2)]
+        + [adjust("user0", "too much", -32), adjust("user0", "and back", 32)]
+    )
+    assert isinstance(outcomes[-2], InsufficientCredits)
+    assert alone.balance("user0").balance == 63
+    assert_sound(cluster.url, schema)
+
+
+def test_account_that_is_only_refused_is_left_as_it_was(
+    alone: Ledger[ShopOperation], cluster: Cluster, schema: str
+) -> None:
+    alone.post_batch([adjust("ann", "opened", 10), adjust("bob", "opened", 10)])
+    text = f"select * from {schema}.accounts where owner_id = 'ann'"
+    before = query(cluster.url, text)
+    outcomes = alone.post_batch([adjust("ann", "much", -11), adjust("bob", "some", -1)])
+    assert [isinstance(outcome, Posted) for outcome in outcomes] == [False, True]
+    assert query(cluster.url, text) == before
     assert_sound(cluster.url, schema)
 
 

@@ -36,7 +36,7 @@ from shared_ledger.commands import (
 from shared_ledger.decide import Decision
 from shared_ledger.limits import budgets_of
 from shared_ledger.operations import INT64_MAX, TRANSFER
-from shared_ledger.sql import numbers, text_array, times
+from shared_ledger.sql import numbers, numbers_by_name, text_array, times
 
 Run = Callable[[str, Mapping[str, str | None]], Sequence[Any]]
 """Runs the statement of this name and returns its rows."""
@@ -211,11 +211,16 @@ class Rows:
                 if account.whole or key not in stored
             ]
         now = book.now.isoformat()
-        plain = [account for account in accounts if not account.whole]
-        if plain:
-            self._run("save", {"now": now, **account_columns(plain)})
-        if len(plain) < len(accounts):
-            self._save_whole(book, changes, [account for account in accounts if account.whole])
+        balances: dict[str, dict[str, int]] = {}
+        for account in accounts:
+            if not account.whole:
+                balances.setdefault(account.asset, {})[account.owner_id] = account.posted
+        for asset, of_asset in balances.items():
+            named = {"now": now, "asset": asset, "balances": numbers_by_name(of_asset)}
+            self._run("save", named)
+        whole = [account for account in accounts if account.whole]
+        if whole:
+            self._save_whole(book, changes, whole)
         if changes.system:
             self._add_to_system(now, changes.system)
 

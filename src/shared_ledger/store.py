@@ -20,7 +20,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 import psycopg
 from psycopg import errors as pg
@@ -55,7 +55,7 @@ from shared_ledger.schema import (
     MAX_SCHEMAS,
     checked_schema,
 )
-from shared_ledger.sql import numbers, statements, text_array
+from shared_ledger.sql import numbers_by_name, statements, text_array
 
 MORE_IDS = 100
 FEW = 250
@@ -163,14 +163,7 @@ class Store:
         self._book = book = checked_schema(schema)
         self._sql = driver_statements(schema)
         self._rows = Rows(self._run)
-        # Local to the transaction: poolers and coordinators may hand each one another connection.
-        # The plans are for lookups by key, whatever the tables' statistics say of a young book.
-        self._settings = (
-            "select set_config('enable_seqscan', 'off', true), "
-            "set_config('enable_hashjoin', 'off', true), "
-            "set_config('enable_mergejoin', 'off', true), "
-            f"set_config('lock_timeout', '{LOCK_TIMEOUT_MS}', true)"
-        ).encode()
+        self._settings = {advance: local_settings(advance=advance) for advance in (True, False)}
         self._busy = (
             f"with free as (select owner_id from {book}.accounts where asset = %(asset)s "
             "and owner_id = any(%(owners)s::text[]) for no key update skip locked) "
@@ -208,9 +201,7 @@ class Store:
         with _Translated(self._connection):
             return self._rows.entries(ids)
 
-    def load(
-        self, commands: Sequence[AnyCommand], *, careful: bool, advance: bool = False
-    ) -> Book:
+    def load(self, commands: Sequence[AnyCommand], *, careful: bool, advance: bool = False) -> Book:
         """Begin a transaction, lock the owners' accounts and read what the commands need.
 
         Without ``careful`` nonces are taken for new, which their unique index checks when the batch
@@ -225,15 +216,10 @@ class Store:
         """
         plain = all(map(is_plain, commands))
         advance = advance and plain and not careful
-        gains: dict[str, dict[str, int]] = {}
         if plain:
-            for command in commands:
-                of_asset = gains.get(command.asset)
-                if of_asset is None:
-                    of_asset = gains[command.asset] = {}
-                owner_id = command.owner_id
-                of_asset[owner_id] = of_asset.get(owner_id, 0) + command.amount
+            gains = _gains_of(cast("Sequence[Command]", commands))
         else:
+            gains = {}
             for command in commands:
                 for owner_id, asset in command.keys:
                     gains.setdefault(asset, {})[owner_id] = 0
@@ -241,7 +227,7 @@ class Store:
         with _Translated(self._connection, doubts=advance):
             with self._connection.pipeline():
                 self._cursor.execute(b"begin")
-                self._cursor.execute(self._settings)
+                self._cursor.execute(self._settings[advance])
                 locks = {
                     asset: self._locked(asset, gains[asset], advance=advance)
                     for asset in sorted(gains)
@@ -275,11 +261,9 @@ class Store:
         self, asset: str, gains: Mapping[str, int], *, advance: bool
     ) -> psycopg.Cursor[Any]:
         """Lock the accounts of owners, in order."""
-        owners = sorted(gains)
-        named = {"asset": asset, "owners": text_array(owners)}
-        if not advance:
-            return self._reader("lock", named)
-        return self._reader("advance", {**named, "gains": numbers([gains[o] for o in owners])})
+        if advance:
+            return self._reader("advance", {"asset": asset, "gains": numbers_by_name(gains)})
+        return self._reader("lock", {"asset": asset, "owners": text_array(sorted(gains))})
 
     def _ids(self, reserved: Iterable[int]) -> Iterator[int]:
         """Give the ids that were reserved, and more if they do not last."""
@@ -387,6 +371,37 @@ def ids_for(command: AnyCommand) -> int:
     if type(command) is Command:
         return 1 if command.terms is None else 2
     return len(command.keys)
+
+
+def _gains_of(postings: Sequence[Command]) -> dict[str, dict[str, int]]:
+    """Return what postings give to owners together, by asset and owner."""
+    gains: dict[str, dict[str, int]] = {}
+    for posting in postings:
+        of_asset = gains.get(posting.asset)
+        if of_asset is None:
+            of_asset = gains[posting.asset] = {}
+        owner_id = posting.owner_id
+        of_asset[owner_id] = of_asset.get(owner_id, 0) + posting.amount
+    return gains
+
+
+def local_settings(*, advance: bool) -> bytes:
+    """Return the statement that sets what a batch's transaction needs.
+
+    Local to the transaction: poolers and coordinators may hand each one another connection. The
+    plans are for lookups by key, whatever the tables' statistics say of a young book.
+    """
+    settings = {
+        "enable_seqscan": "off",
+        "enable_hashjoin": "off",
+        "enable_mergejoin": "off",
+        "lock_timeout": str(LOCK_TIMEOUT_MS),
+    }
+    if advance:
+        # It would lock accounts in the order in which they are stored.
+        settings["enable_bitmapscan"] = "off"
+    calls = (f"set_config('{name}', '{value}', true)" for name, value in settings.items())
+    return f"select {', '.join(calls)}".encode()
 
 
 def _has_metadata(command: AnyCommand) -> bool:
