@@ -8,6 +8,7 @@ import json
 import logging
 import re
 import threading
+from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -24,7 +25,6 @@ from shared_ledger.embedded import Cluster
 from shared_ledger.service import logs
 from shared_ledger.service.asked import Asked
 from shared_ledger.service.logs import REQUESTS, configure
-from shared_ledger.service.logs import Served as Served_
 from shared_ledger.service.observed import TOGETHER_S, ObservedRequests
 from shared_ledger.service.observers import Observers, observers_of
 from shared_ledger.service.request_metrics import RequestMetrics
@@ -183,20 +183,22 @@ def test_what_is_logged_while_lines_are_written_is_written_too(log: Log) -> None
     """The garbage collector may run at any time, and what it finds may be worth a line."""
     requests = observed(log).requests
     assert requests is not None
-    said: list[str] = []
 
-    def collecting() -> list[Served_]:
-        if not said:
-            said.append("found")
-            logging.getLogger("test").warning("found while lines are written")
-        return []
+    class Collected(deque[str]):
+        said = False
 
-    requests.of(collecting)
+        def popleft(self) -> str:
+            if not self.said:
+                self.said = True
+                logging.getLogger("test").warning("found while lines are written")
+            return super().popleft()
+
+    requests.waiting = Collected(['{"event": "request"}\n'])
     writing = threading.Thread(target=requests.flush, daemon=True)
     writing.start()
     writing.join(10)
     assert not writing.is_alive()
-    assert [line["event"] for line in log.lines()] == ["found while lines are written"]
+    assert [line["event"] for line in log.lines()] == ["request", "found while lines are written"]
 
 
 # --- the id of a request ---

@@ -72,13 +72,13 @@ class EntryMetrics(Collector):
             self._size.count(len(report.commands))
             self._seconds.count(report.seconds)
             self._wait.count(report.began - report.jobs[0].queued_at)
-            # A batch that failed has no outcome for some of its commands.
-            self._count(zip(report.commands, report.outcomes, strict=False))
+            self._count(report.commands, report.outcomes)
 
     def posted(self, outcomes: Iterable[tuple[AnyCommand, Decided]]) -> None:
         """Count what became of commands."""
+        pairs = list(outcomes)
         with self._lock:
-            self._count(outcomes)
+            self._count([command for command, _ in pairs], [outcome for _, outcome in pairs])
 
     def collect(self) -> Iterable[Metric]:
         """Give the metrics as they are now."""
@@ -125,16 +125,18 @@ class EntryMetrics(Collector):
                 ),
             ]
 
-    def _count(self, pairs: Iterable[tuple[AnyCommand, Decided]]) -> None:
-        entries: list[Entry] = []
-        for command, outcome in pairs:
-            # First and shortest what happens most.
-            if type(outcome) is Posted and not outcome.replayed:
-                entries.append(outcome.entry)
-                if outcome.group:
-                    entries += outcome.group
-            else:
-                entries += self._others(command, outcome)
+    def _count(self, commands: Sequence[AnyCommand], outcomes: Sequence[Decided]) -> None:
+        # First and shortest what happens most.
+        entries = [
+            outcome.entry
+            for outcome in outcomes
+            if type(outcome) is Posted and not outcome.replayed and not outcome.group
+        ]
+        if len(entries) < len(outcomes):
+            entries = []
+            # A batch that failed has no outcome for some of its commands.
+            for command, outcome in zip(commands, outcomes, strict=False):
+                entries += self._entries_of(command, outcome)
         # Most of a batch are of a few kinds.
         kinds = Counter(map(_kind, entries))
         for (app, operation, asset, amount), count in kinds.items():
@@ -144,7 +146,7 @@ class EntryMetrics(Collector):
             elif amount < 0:
                 _add(self._debited, (app, operation, asset), -count * amount)
 
-    def _others(self, command: AnyCommand, outcome: Decided) -> Sequence[Entry]:
+    def _entries_of(self, command: AnyCommand, outcome: Decided) -> Sequence[Entry]:
         """Return the entries of one command; count at once what has none."""
         entries: list[Entry] = []
         for each, result in _apart(command, outcome):

@@ -11,10 +11,10 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
-from itertools import starmap
 from typing import TextIO, cast
 
 import msgspec
@@ -38,42 +38,61 @@ _UVICORN = ("uvicorn", "uvicorn.error", "uvicorn.asgi")
 _ACCESS = "uvicorn.access"
 
 
-@dataclass(slots=True, eq=False)
 class Kind:
     """What is alike of many requests, and is made into text once."""
 
-    method: str
-    route: str
-    status: int
-    caller: str
-    text: str = field(default="", init=False)
+    __slots__ = ("caller", "method", "route", "status", "text")
+
+    def __init__(self, method: str, route: str, status: int, caller: str) -> None:
+        self.method = method
+        self.route = route
+        self.status = status
+        self.caller = caller
+        alike = {
+            "level": "info",
+            "logger": REQUESTS,
+            "event": "request",
+            "method": method,
+            "route": route,
+            "status": status,
+            "caller": caller,
+        }
+        # Between the milliseconds of the time and the duration.
+        self.text = f'Z",{msgspec.json.encode(alike).decode()[1:-1]},"duration_ms":'
 
 
-Served = tuple[Kind, float, float, Asked]
-"""A request: of what kind, when it was answered, in seconds since 1970, and how long it took."""
-_Lines = Callable[[Iterable[Served]], str]
-"""Makes the lines of requests, one after the other: that takes half the time of one at a time."""
+Line = Callable[[Kind, float, float, Asked], str]
+"""Makes a line of a request: when it ended, in seconds since 1970, and how long it took."""
 
 
 class RequestLog:
-    """Writes a line for each request, when it is told to, and before any other line."""
+    """Writes the lines of requests when it is told to, and before any other line.
 
-    def __init__(self, stream: TextIO, lines: _Lines) -> None:
+    Attributes
+    ----------
+    line
+        Makes the line of a request.
+    waiting
+        Lines to be written: who serves requests appends them.
+    """
+
+    def __init__(self, stream: TextIO, line: Line) -> None:
+        self.line = line
+        self.waiting: deque[str] = deque()
         self._stream = stream
-        self._lines = lines
-        self._sources: list[Callable[[], Iterable[Served]]] = []
         # The same thread may come again: what the garbage collector finds may be logged, too.
         self._writing = threading.RLock()
-
-    def of(self, source: Callable[[], Iterable[Served]]) -> None:
-        """Write the lines of the requests that a source gives, each time when it is asked."""
-        self._sources.append(source)
 
     def flush(self, last: str = "") -> None:
         """Write what there is now, and one more line after that; may be called by any thread."""
         with self._writing:
-            lines = [self._lines(source()) for source in self._sources]
-            self._stream.write("".join(lines) + last)
+            lines: list[str] = []
+            # Not as long as there are some: the last one may be taken between look and grasp.
+            with suppress(IndexError):
+                while True:
+                    lines.append(self.waiting.popleft())
+            lines.append(last)
+            self._stream.write("".join(lines))
             self._stream.flush()
 
 
@@ -84,12 +103,12 @@ def configure(settings: Settings, stream: TextIO | None = None) -> RequestLog | 
     """
     # Only a program with windows has none.
     stream = stream or cast("TextIO", sys.stderr)
-    lines: _Lines
+    line: Line
     ending: list[Processor]
     if _format(settings) == "json":
         render = structlog.processors.JSONRenderer(ensure_ascii=False)
         ending = [structlog.processors.format_exc_info, _completed, render]
-        lines = _json_lines
+        line = _JsonLine()
     else:
         console = structlog.dev.ConsoleRenderer(
             colors=stream.isatty(),
@@ -98,8 +117,8 @@ def configure(settings: Settings, stream: TextIO | None = None) -> RequestLog | 
             pad_event_to=0,
         )
         ending = [_completed, console]
-        lines = _ConsoleLines(console)
-    requests = RequestLog(stream, lines)
+        line = _ConsoleLine(console)
+    requests = RequestLog(stream, line)
     handler = _Handler(requests)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
@@ -181,56 +200,45 @@ class _Handler(logging.Handler):
         self._requests.flush()
 
 
-def _json_lines(served: Iterable[Served]) -> str:
-    """Make lines of JSON: what is alike of many is made once."""
-    lines: list[str] = []
-    began = start = ""
-    second = moment = -1
-    last: Kind | None = None
-    for kind, now, seconds, asked in served:
+class _JsonLine:
+    """Makes lines of JSON: what is alike of many is made once."""
+
+    def __init__(self) -> None:
+        self._second = (-1, "")
+        # Each is looked at, and exchanged, at once, so that no thread finds halves of two.
+        self._last: tuple[int, Kind | None, str] = (-1, None, "")
+
+    def __call__(self, kind: Kind, now: float, seconds: float, asked: Asked) -> str:
+        """Return the line of a request."""
         now_ms = int(1_000 * now)
+        moment, last, start = self._last
         # Many end in one millisecond.
         if now_ms != moment or kind is not last:
-            moment, last = now_ms, kind
-            if now_ms // 1_000 != second:
-                second = now_ms // 1_000
-                began = f'{{"timestamp":"{datetime.fromtimestamp(second, UTC):%Y-%m-%dT%H:%M:%S}.'
-            start = f"{began}{_DIGITS[now_ms % 1_000]}{kind.text or _text_of(kind)}"
+            start = f"{self._began(now_ms // 1_000)}{_DIGITS[now_ms % 1_000]}{kind.text}"
+            self._last = now_ms, kind, start
         duration_us = int(1e6 * seconds)
         end = '"}\n' if asked.trace_id is None else f'","trace_id":"{asked.trace_id}"}}\n'
-        lines.append(
+        return (
             f"{start}{duration_us // 1_000}.{_DIGITS[duration_us % 1_000]},"
             f'"request_id":"{asked.request_id}{end}'
         )
-    return "".join(lines)
+
+    def _began(self, second: int) -> str:
+        found, text = self._second
+        if found != second:
+            text = f'{{"timestamp":"{datetime.fromtimestamp(second, UTC):%Y-%m-%dT%H:%M:%S}.'
+            self._second = second, text
+        return text
 
 
-def _text_of(kind: Kind) -> str:
-    """Return what is alike of many lines, between the time's milliseconds and the duration."""
-    alike = {
-        "level": "info",
-        "logger": REQUESTS,
-        "event": "request",
-        "method": kind.method,
-        "route": kind.route,
-        "status": kind.status,
-        "caller": kind.caller,
-    }
-    kind.text = f'Z",{msgspec.json.encode(alike).decode()[1:-1]},"duration_ms":'
-    return kind.text
-
-
-class _ConsoleLines:
+class _ConsoleLine:
     """Makes lines for people."""
 
     def __init__(self, render: structlog.dev.ConsoleRenderer) -> None:
         self._render = render
 
-    def __call__(self, served: Iterable[Served]) -> str:
-        """Return the lines of requests."""
-        return "".join(starmap(self._line, served))
-
-    def _line(self, kind: Kind, now: float, seconds: float, asked: Asked) -> str:
+    def __call__(self, kind: Kind, now: float, seconds: float, asked: Asked) -> str:
+        """Return the line of a request."""
         event: EventDict = {
             "timestamp": _time(now),
             "level": "info",

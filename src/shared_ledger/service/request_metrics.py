@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
@@ -21,11 +21,6 @@ class RequestMetrics(Collector):
 
     def __init__(self) -> None:
         self._series: dict[tuple[str, str, int], Series] = {}
-        self._refresh: Callable[[], None] = lambda: None
-
-    def before_collecting(self, refresh: Callable[[], None]) -> None:
-        """Have what is not counted yet counted, whenever somebody asks."""
-        self._refresh = refresh
 
     def series(self, method: str, route: str, status: int) -> Series:
         """Return where such requests are counted; ``route`` is the path's pattern, not the path."""
@@ -33,7 +28,6 @@ class RequestMetrics(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Give the metrics as they are now."""
-        self._refresh()
         requests = CounterMetricFamily(
             "shared_ledger_http_requests",
             "HTTP requests answered.",
