@@ -305,7 +305,9 @@ def test_after_a_refusal_accounts_are_read_first_for_a_while(
         pytest.param([10, -15, -5], [True, True, True], id="all of it, in this order"),
         pytest.param([-10, -1], [True, False], id="one more than there is"),
         pytest.param([INT64_MAX, -5], [False, True], id="more than there are numbers"),
-        pytest.param([INT64_MAX, INT64_MAX], [False, False], id="a gain that is no number"),
+        pytest.param([INT64_MAX] * 2, [False] * 2, id="a gain that is no bigint"),
+        pytest.param([INT64_MAX] * 3, [False] * 3, id="a gain of more than 64 bits"),
+        pytest.param([-INT64_MAX] * 3, [False] * 3, id="a loss of more than 64 bits"),
         pytest.param([0], [True], id="nothing"),
     ],
 )
