@@ -38,6 +38,7 @@ from shared_ledger import (
     ReleaseHold,
     SharedOperation,
     Transfer,
+    ledger,
 )
 from shared_ledger.embedded import Cluster
 from shared_ledger.requests import command_of
@@ -396,3 +397,23 @@ def test_hold_may_be_opened_by_an_application_of_bare_shared_operations(
     with Ledger(SHARED, cluster.url, schema=schema, migrate=True) as other:
         held = other.post(PlaceHold(SharedOperation.CREDIT_SPEND, "ann", "h"))
         assert other.post(CaptureHold(held.hold.id, "c")).entry.app == "shared"
+
+
+def test_hold_is_found_though_other_calls_forget_the_holds_they_know(
+    club: Club, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one call looks its holds up, another may fill what is remembered of them."""
+    monkeypatch.setattr(ledger, "REMEMBERED", 2)
+    hold = club.post(reserve("ann", "kept", 10)).hold
+    questions = ledger._questions
+    others = iter(range(3))
+
+    def overtaken(*arguments: Any) -> Any:
+        asked = questions(*arguments)
+        for number in others:
+            club.post(reserve("ann", f"other {number}", 1))
+        return asked
+
+    monkeypatch.setattr(ledger, "_questions", overtaken)
+    captured = club.post(CaptureHold(hold.id, "captured"))
+    assert captured.entry.amount == -10

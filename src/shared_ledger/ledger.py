@@ -594,25 +594,25 @@ class Ledger(Generic[OperationT]):
 
     def _found(self, requests: Sequence[Any]) -> _Found:
         """Look up the holds and entries that requests name."""
-        questions = _questions(requests, self._placed)
-        return self._with_placed([self._reader.submit(q).result() for q in questions])
+        placed = self._placed
+        questions = _questions(requests, placed)
+        return _with(placed, [self._reader.submit(q).result() for q in questions])
 
     async def _afound(self, requests: Sequence[Any]) -> _Found:
-        questions = _questions(requests, self._placed)
-        return self._with_placed([await self._reader.submit_async(q) for q in questions])
-
-    def _with_placed(self, answers: Sequence[Answer]) -> _Found:
-        holds, entries = _sorted(answers)
-        return ChainMap(holds, self._placed) if holds else self._placed, entries
+        placed = self._placed
+        questions = _questions(requests, placed)
+        return _with(placed, [await self._reader.submit_async(q) for q in questions])
 
     def _remembered(self, results: list[Any]) -> list[Any]:
         """Return the results, and remember the holds in them."""
+        placed = self._placed
         for result in results:
             if type(result) is Held:
-                self._placed[result.hold.id] = result.hold
-        if len(self._placed) > REMEMBERED:
-            # Whose they are can be asked again; nobody knows which of them will be captured.
-            self._placed.clear()
+                placed[result.hold.id] = result.hold
+        if len(placed) > REMEMBERED:
+            # Whose they are can be asked again; nobody knows which of them will be captured. Who is
+            # looking some up keeps those that were known when he asked for the others.
+            self._placed = {}
         return results
 
     @contextmanager
@@ -731,6 +731,12 @@ def _questions(requests: Sequence[Any], placed: Container[int]) -> list[Question
     if entries:
         questions.append(("entries", tuple(entries)))
     return questions
+
+
+def _with(placed: dict[int, Hold], answers: Sequence[Answer]) -> _Found:
+    """Return what was known, and what was looked up."""
+    holds, entries = _sorted(answers)
+    return ChainMap(holds, placed) if holds else placed, entries
 
 
 def _sorted(answers: Sequence[Answer]) -> tuple[dict[int, Hold], dict[int, list[Entry]]]:
