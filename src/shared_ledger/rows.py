@@ -389,24 +389,8 @@ def account_time(account: Account, now: datetime) -> datetime:
     return now if changed_on is None or changed_on <= now else utc(changed_on)
 
 
-def account_of(row: Sequence[Any], asset: str) -> Account:
-    """Make an account of a row that ``lock`` or ``look`` gave."""
-    owner_id, posted, held, floor, changed_on, expiring, due_on = row
-    return Account(
-        owner_id,
-        asset,
-        posted,
-        held,
-        floor,
-        changed_on,
-        expiring or 0,
-        due_on,
-        due_on is not None or (floor is not None and posted - held < floor),
-    )
-
-
-def account_before(row: Sequence[Any], asset: str, gain: int, now: datetime) -> Account:
-    """Make an account, as it was, of a row that ``advance`` gave after it added a gain."""
+def account_of(row: Sequence[Any], asset: str, gain: int = 0) -> Account:
+    """Make an account of a row that ``lock``, ``look`` or ``advance`` gave, without the gain."""
     owner_id, posted, held, floor, changed_on, expiring, due_on = row
     posted -= gain
     return Account(
@@ -415,8 +399,7 @@ def account_before(row: Sequence[Any], asset: str, gain: int, now: datetime) -> 
         posted,
         held,
         floor,
-        # When its next entry is made.
-        changed_on or now,
+        changed_on,
         expiring or 0,
         due_on,
         due_on is not None or (floor is not None and posted - held < floor),

@@ -39,7 +39,6 @@ from shared_ledger.copying import (
 from shared_ledger.errors import ConfigurationError, LedgerUnavailable
 from shared_ledger.rows import (
     Rows,
-    account_before,
     account_columns,
     account_of,
     balance_of,
@@ -239,11 +238,8 @@ class Store:
             for asset, lock in locks.items():
                 of_asset = gains[asset]
                 for row in lock.fetchall():
-                    accounts[row[0], asset] = (
-                        account_before(row, asset, of_asset[row[0]], now)
-                        if advance
-                        else account_of(row, asset)
-                    )
+                    gain = of_asset[row[0]] if advance else 0
+                    accounts[row[0], asset] = account_of(row, asset, gain)
             book = Book(now, self._ids(ids), accounts, ours=plain)
             self._rows.complete(book, commands, careful=careful, plain=plain)
         self.advanced = advance
